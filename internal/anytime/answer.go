@@ -1,0 +1,317 @@
+package anytime
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"anytime/internal/budget"
+	"anytime/internal/decode"
+	"anytime/internal/summarize"
+)
+
+// answered is the answer with which a run ends.
+type answered struct {
+	answer     *string
+	summary    string
+	confidence float64
+	how        string // Stop.Answer
+}
+
+// concluded is what the forks at the end of the thinking gave.
+type concluded struct {
+	votes []summarize.Summary // those that were completed, or, when late, begun
+	whole int                 // how many of them are complete
+	first time.Time           // of the first answer token
+	spent int                 // tokens of attempts that were thrown away
+	err   error
+}
+
+// voteTemperature makes votes differ where the request is greedy.
+const voteTemperature = 0.6
+
+// closing is the forced text between thinking and answer. natural: the model has closed its thinking itself.
+func (r *run) closing(natural, firm bool) []decode.Part {
+	switch {
+	case !r.prompt.Thinking:
+		return nil
+	case firm:
+		return r.family.Firm()
+	case natural:
+		return r.family.Natural(r.req.Style)
+	}
+	return r.family.Cut(r.req.Style, r.req.BudgetMessage)
+}
+
+func (r *run) plan(natural bool, maxTokens int) summarize.Plan {
+	p := summarize.Plan{
+		Close: r.closing(natural, false),
+		Span:  decode.Span{MaxTokens: maxTokens, MinTokens: 1, Sampling: r.req.Sampling, TopLogProbs: r.req.TopLogProbs},
+		Stop:  slices.Concat(r.req.Stop, r.family.Stops),
+	}
+	if r.prompt.Thinking {
+		p.Reasoning = slices.Concat(r.family.Close, r.family.Stray, []string{strings.TrimSpace(r.family.Open)})
+	}
+	return p
+}
+
+// answerTokens is the cap of the final answer.
+func (r *run) answerTokens() int {
+	n := r.req.AnswerTokens
+	if r.req.MaxTokens > 0 {
+		n = max(1, r.req.MaxTokens-r.thought.tokens)
+	}
+	if size := r.model.Engine.Info().ContextTokens; size > 0 {
+		n = min(n, size-r.promptTokens-r.meter.Used()-r.closeTokens)
+	}
+	return max(1, n)
+}
+
+// observe teaches the pace what a summary cost.
+func (r *run) observe(s summarize.Summary) {
+	if s.Tokens == 0 {
+		return
+	}
+	r.model.Pace.ObserveOverhead(s.Prefill.Tokens-s.Prefill.Cached, s.First)
+	r.model.Pace.ObserveSummary(s.Tokens-1, s.Took-s.First)
+}
+
+// answer takes the final answer at the head of the thinking. Errors: errLate with what there is, errCancelled, the engine's.
+func (r *run) answer() (answered, error) {
+	natural := r.closed
+	r.tasks.conclude()
+	late := r.lateTimer()
+	defer late.Stop()
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	results := make(chan concluded, 1)
+	begin := func() {
+		seq, position, natural := r.seq, r.meter.Used()-r.base, natural
+		r.workers.Go(func() { results <- r.conclude(ctx, seq, position, natural) })
+	}
+	begin()
+	var final *answered
+	for failures := 0; final == nil || len(r.tasks.pending) > 0; {
+		select {
+		case <-r.ctx.Done():
+			return answered{}, context.Cause(r.ctx)
+		case <-late.C:
+			if final != nil {
+				return *final, nil // checkpoints still under way are not worth a deadline
+			}
+			cancel()
+			return r.settle(<-results), errLate
+		case c := <-r.commands:
+			if c.peek != nil {
+				r.tasks.take(r.meter.Used(), c.peek)
+			}
+		case t := <-r.tasks.results:
+			r.tasks.settle(t)
+		case c := <-results:
+			if c.err != nil && failures < maxReopen && r.ctx.Err() == nil {
+				failures++
+				r.log.Warn("engine failed in mid-answer, answering again", "error", c.err)
+				r.tasks.stop()
+				_ = r.seq.Close()
+				if err := r.open(ctx); err != nil {
+					return answered{}, err
+				}
+				r.meter.Count(r.thought.tokens - r.meter.Used())
+				natural = false // the model's own closing mark is not in the thought
+				begin()
+				continue
+			}
+			if c.err != nil {
+				return answered{}, c.err
+			}
+			a := r.settle(c)
+			if a.answer == nil {
+				a = r.fallback(a)
+			}
+			final = &a
+		}
+	}
+	return *final, nil
+}
+
+// conclude forks the votes, and once more with a firmer closing if reasoning leaked into the answer or there is none.
+func (r *run) conclude(ctx context.Context, seq decode.Sequence, position int, natural bool) concluded {
+	out := concluded{}
+	plan := r.plan(natural, r.answerTokens())
+	reset := r.resumed || len(r.earlier) > 0
+	for firm := range 2 {
+		if firm == 1 {
+			plan.Close = r.closing(natural, true)
+		}
+		votes, whole, err := r.votes(ctx, seq, position, plan, uint64(firm), func(s summarize.Delta, tokens int) {
+			if out.first.IsZero() {
+				out.first = time.Now()
+			}
+			r.recorder.text(EventAnswer, TextData{Text: s.Text, Tokens: tokens, Reset: reset, LogProbs: r.logProbs(s.Tokens)}, nil)
+			reset = false
+		})
+		for _, v := range out.votes {
+			out.spent += v.Tokens
+		}
+		out.votes, out.whole, out.err = votes, whole, err
+		if err != nil || !r.leaked(votes[:whole]) {
+			break
+		}
+		r.solver.cfg.Metrics.escaped()
+		reset = true
+	}
+	return out
+}
+
+// leaked reports whether no vote is free of reasoning and holds an answer.
+func (r *run) leaked(votes []summarize.Summary) bool {
+	for _, v := range votes {
+		if !v.Escaped && strings.TrimSpace(v.Text) != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// votes takes all votes at once; a single one is streamed. When ctx ends, those that were begun come after those that are complete.
+func (r *run) votes(ctx context.Context, seq decode.Sequence, position int, plan summarize.Plan, attempt uint64,
+	onText func(summarize.Delta, int),
+) (votes []summarize.Summary, whole int, err error) {
+	n := r.req.Votes
+	if n > 1 && plan.Span.Sampling.Temperature == 0 {
+		plan.Span.Sampling.Temperature = voteTemperature
+	}
+	type vote struct {
+		summary summarize.Summary
+		err     error
+	}
+	taken := make([]vote, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		fork, err := seq.Fork(position, decode.ForkOptions{
+			Seed: r.seed(1 + attempt*maxVotes + uint64(i)), Priority: r.priority(decode.ClassAnswer),
+		})
+		if err != nil {
+			taken[i].err = err
+			continue
+		}
+		var stream func(summarize.Delta)
+		if n == 1 {
+			tokens := 0
+			stream = func(d summarize.Delta) {
+				tokens += len(d.Tokens)
+				onText(d, tokens)
+			}
+		}
+		wg.Go(func() {
+			defer fork.Close()
+			taken[i].summary, taken[i].err = summarize.Take(ctx, fork, plan, stream)
+		})
+	}
+	wg.Wait()
+	var begun []summarize.Summary
+	for _, v := range taken {
+		switch {
+		case v.err == nil:
+			votes = append(votes, v.summary)
+		case ctx.Err() != nil:
+			begun = append(begun, v.summary)
+		default:
+			err = errors.Join(err, v.err)
+		}
+	}
+	whole = len(votes)
+	if whole > 0 || ctx.Err() != nil {
+		err = nil // what there is can vote
+	}
+	if n > 1 && whole > 0 {
+		if winner, _ := summarize.Majority(votes, equal); winner >= 0 {
+			onText(summarize.Delta{Text: votes[winner].Text}, votes[winner].Tokens)
+		}
+	}
+	return append(votes, begun...), whole, err
+}
+
+func (r *run) logProbs(tokens []decode.Token) []TokenLogProb {
+	if !r.req.LogProbs {
+		return nil
+	}
+	out := make([]TokenLogProb, len(tokens))
+	for i, t := range tokens {
+		out[i] = TokenLogProb{Token: t.Text, LogProb: t.LogProb}
+		for _, c := range t.Top {
+			out[i].Top = append(out[i].Top, TokenLogProb{Token: c.Text, LogProb: c.LogProb})
+		}
+	}
+	return out
+}
+
+// settle turns votes into the answer; it is nil where there is none that could be relied on.
+func (r *run) settle(c concluded) answered {
+	if !c.first.IsZero() {
+		r.timings.FirstAnswerMS = ms(c.first.Sub(r.req.Arrived))
+		r.timings.AnswerLatencyMS = r.timings.FirstAnswerMS - r.timings.CutMS
+	}
+	r.usage.CheckpointTokens += c.spent
+	for _, v := range c.votes {
+		r.usage.CheckpointTokens += v.Tokens
+		r.observe(v)
+	}
+	winner, confidence := summarize.Majority(c.votes[:c.whole], equal)
+	if winner >= 0 {
+		confidence *= float64(c.whole) / float64(r.req.Votes) // votes that are missing agree with nobody
+		v := c.votes[winner]
+		r.usage.CheckpointTokens -= v.Tokens
+		r.usage.SummaryTokens = v.Tokens
+		how := "stop"
+		if v.Ended == decode.EndLimit || v.Ended == decode.EndContext {
+			how = "length"
+		}
+		return answered{&v.Answer, v.Text, confidence, how}
+	}
+	for _, v := range c.votes[c.whole:] { // cut at the deadline
+		if strings.TrimSpace(v.Text) == "" {
+			continue
+		}
+		r.usage.CheckpointTokens -= v.Tokens
+		r.usage.SummaryTokens = v.Tokens
+		a := answered{nil, v.Text, v.Confidence, "deadline"}
+		if v.Marked {
+			a.answer = &v.Answer
+		}
+		return a
+	}
+	return answered{how: "deadline"}
+}
+
+// fallback is the best there is where the end of the thinking gave no answer: the newest checkpoint's, else, unless the deadline
+// forbids to call it one, what the thinking last said.
+func (r *run) fallback(a answered) answered {
+	if a.answer != nil {
+		return a
+	}
+	if c, ok := r.tasks.newest(); ok {
+		a = answered{&c.Answer, c.Summary, c.Confidence, "checkpoint"}
+	} else if last := lastLine(r.thought.text); last != "" && r.cause != budget.CauseDeadline {
+		a = answered{&last, last, 0, "thinking"}
+	} else {
+		return a
+	}
+	r.recorder.text(EventAnswer, TextData{Text: a.summary, Reset: true}, nil)
+	return a
+}
+
+// lastLine returns the answer in a thought's last line that holds one.
+func lastLine(thought string) string {
+	const longest = 200
+	thought = strings.TrimSpace(thought)
+	line := strings.TrimSpace(thought[strings.LastIndexByte(thought, '\n')+1:])
+	answer := summarize.Extract(line).Answer
+	if len(answer) > longest {
+		answer = strings.ToValidUTF8(answer[len(answer)-longest:], "")
+	}
+	return answer
+}

@@ -1,0 +1,318 @@
+package anytime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"anytime/internal/budget"
+	"anytime/internal/decode"
+	"anytime/internal/decode/prompt"
+	"anytime/internal/grade"
+	"anytime/internal/store"
+)
+
+// run is one thought under way. Its goroutine owns all fields but those that are said to be fixed or shared.
+type run struct {
+	// Fixed once admitted.
+	solver   *Solver
+	id       string
+	req      Request
+	log      *slog.Logger
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	commands chan command
+	finished chan struct{} // closed when reply or failure is set
+
+	reply   Reply
+	failure *ErrorData
+
+	// Fixed once prepared.
+	model        *Model
+	modelID      string
+	release      func()
+	family       prompt.Family
+	prompt       prompt.Prompt
+	promptTokens int
+	closeTokens  int
+	roomy        bool // the thinking's limit is the budget's, not what the context leaves
+	deadline     time.Time
+	late         bool // the deadline passed while the model was loading
+
+	recorder *recorder
+	meter    *budget.Meter
+	thought  thought
+	earlier  []Checkpoint // of stretches before an extension
+	resumed  bool         // after a restart of the server
+
+	seq    decode.Sequence
+	base   int // thinking tokens in seq's prompt
+	cause  budget.Cause
+	closed bool // the model closed its thinking, and its mark is in seq
+	tasks  tasks
+
+	timings Timings
+	usage   Usage
+
+	workers sync.WaitGroup // goroutines that read forks
+}
+
+// command is what others ask of a run: to be cut, or for an answer on the way.
+type command struct {
+	cut  budget.Cause
+	peek chan peeked // buffered
+}
+
+type peeked struct {
+	checkpoint Checkpoint
+	err        error
+}
+
+var (
+	errCancelled = errors.New("cancelled")
+	errLate      = errors.New("the deadline has passed")
+)
+
+// lateMargin is how long before the deadline the reply is finished whatever there is: it must still be committed and sent.
+const lateMargin = 25 * time.Millisecond
+
+// prepare finds the model, renders the prompt, opens the sequence and the account. Its errors are the client's to see.
+func (r *run) prepare(ctx context.Context, t thought) (err error) {
+	r.thought = t
+	if d := r.req.Budget.Deadline; d > 0 {
+		r.deadline = r.req.Arrived.Add(d)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, r.deadline.Add(-min(lateMargin, d/4)), errLate)
+		defer cancel()
+	}
+	defer func() {
+		if err != nil && errors.Is(context.Cause(ctx), errLate) {
+			r.late, err = true, nil
+			if r.modelID == "" {
+				r.modelID = r.req.Model
+			}
+		}
+	}()
+	if r.model, r.release, err = r.solver.cfg.Models.Acquire(ctx, r.req.Model); err != nil {
+		return err
+	}
+	r.modelID = r.model.ID
+	if err := r.render(); err != nil {
+		return err
+	}
+	parts := slices.Concat(r.prompt.Parts, r.thought.parts)
+	tokens, err := r.model.Engine.Tokenize(ctx, parts...)
+	if err != nil {
+		return err
+	}
+	r.promptTokens = len(tokens) - r.thought.tokens
+	closing, err := r.model.Engine.Tokenize(ctx, slices.Concat(r.closing(true, false), r.closing(true, true))...)
+	if err != nil {
+		return err
+	}
+	r.closeTokens = len(closing)
+	limit, err := r.limit()
+	if err != nil {
+		return err
+	}
+	r.meter = budget.NewMeter(limit, r.req.Arrived, r.model.MaxThinking+t.tokens, r.model.Pace, r.closeTokens, r.reserve())
+	r.meter.Count(t.tokens)
+	r.timings.OpenedMS = r.elapsed()
+	return r.open(ctx)
+}
+
+func (r *run) render() error {
+	r.family = r.model.Renderer.Family()
+	if raw := r.req.Raw; raw != "" {
+		opened := strings.LastIndex(raw, strings.TrimSpace(r.family.Open))
+		closed := -1
+		for _, c := range r.family.Close {
+			closed = max(closed, strings.LastIndex(raw, c))
+		}
+		r.prompt = prompt.Prompt{Parts: []decode.Part{decode.Text(raw)}, Thinking: opened > closed}
+		return nil
+	}
+	var err error
+	r.prompt, err = r.model.Renderer.Render(r.req.Messages, r.req.Template)
+	return err
+}
+
+// reserve is how many tokens are kept for an answer that may be longer where there is room and time.
+func (r *run) reserve() int { return min(r.req.AnswerTokens, r.solver.cfg.AnswerTokens) }
+
+// limit is the request's budget within what the context and MaxTokens leave for thinking.
+func (r *run) limit() (budget.Budget, error) {
+	b := r.req.Budget
+	r.roomy = true
+	if r.req.MaxTokens > 0 {
+		b = b.Tighter(budget.Budget{Tokens: max(0, r.req.MaxTokens-r.reserve())})
+	}
+	if n := r.model.Engine.Info().ContextTokens; n > 0 {
+		room := n - r.promptTokens - r.closeTokens - r.reserve()
+		if room < r.thought.tokens && n-r.promptTokens-r.closeTokens-r.thought.tokens < 1 {
+			return b, fmt.Errorf("%w: %d tokens of prompt and thinking, and %d to close the thinking, leave no room for an answer in %d",
+				decode.ErrContextFull, r.promptTokens+r.thought.tokens, r.closeTokens, n)
+		}
+		if room < b.Tighter(budget.Budget{Tokens: r.model.MaxThinking}).Tokens {
+			b = b.Tighter(budget.Budget{Tokens: max(0, room)})
+			r.roomy = false
+		}
+	}
+	return b, nil
+}
+
+// open starts the thinking's sequence from the prompt and all thinking so far.
+func (r *run) open(ctx context.Context) error {
+	parts := slices.Concat(r.prompt.Parts, r.thought.parts)
+	if r.thought.reopen {
+		parts = append(parts, decode.Text(reopening))
+	}
+	seq, err := r.model.Engine.Open(ctx, decode.Request{
+		Prompt: parts, Adapter: r.model.Adapter, Seed: r.seed(0), Priority: r.priority(decode.ClassThinking),
+	})
+	if err != nil {
+		return err
+	}
+	r.seq, r.base = seq, r.thought.tokens
+	return nil
+}
+
+func (r *run) priority(c decode.Class) decode.Priority {
+	return decode.Priority{Class: c, Deadline: r.deadline}
+}
+
+// seed of the n-th sequence of the run; the thinking is the 0th.
+func (r *run) seed(n uint64) uint64 {
+	if r.req.Seed == nil {
+		s := uint64(r.req.Arrived.UnixNano())
+		r.req.Seed = &s
+	}
+	const odd = 0x9e3779b97f4a7c15 // 2^64 over the golden ratio: seeds of neighbours are far apart
+	return *r.req.Seed + n*odd
+}
+
+func (r *run) elapsed() float64 { return ms(time.Since(r.req.Arrived)) }
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// close gives everything back.
+func (r *run) close() {
+	r.cancel(nil)
+	r.workers.Wait()
+	if r.seq != nil {
+		_ = r.seq.Close() // nothing depends on it any more
+	}
+	if r.release != nil {
+		r.release()
+	}
+}
+
+// main is the run's goroutine.
+func (r *run) main() {
+	defer r.close()
+	if !r.resumed {
+		data := RunData{ID: r.id, Model: r.modelID, Budget: r.req.Budget, Created: r.req.Arrived}
+		if r.meter != nil {
+			data.Limit = r.meter.Limit()
+		}
+		r.recorder.event(EventRun, data)
+	}
+	if r.thought.reopen {
+		r.thought.addText(reopening)
+		r.thought.text += reopening
+		r.thought.reopen = false
+		r.recorder.text(EventThinking, TextData{Text: reopening, Tokens: r.thought.tokens}, nil)
+	}
+	r.tasks = newTasks(r)
+	defer r.tasks.stop()
+	var final answered
+	err := errLate
+	if !r.late {
+		err = r.think()
+		r.timings.CutMS = r.elapsed()
+		if err == nil {
+			final, err = r.answer()
+		}
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, errLate):
+		r.cause = budget.CauseDeadline
+		final = r.fallback(final)
+	case errors.Is(err, errCancelled):
+		r.fail(ErrorData{Code: "cancelled", Message: "the run was cancelled; its thinking is kept and can be extended"})
+		return
+	case r.solver.ctx.Err() != nil:
+		return // not finished: the next process takes it up
+	default:
+		r.log.Error("run lost its engine", "error", err)
+		if final = r.fallback(final); final.answer == nil {
+			r.fail(ErrorData{Code: "engine", Message: "the engine failed: " + err.Error()})
+			return
+		}
+	}
+	r.finish(final)
+}
+
+// finish commits the reply.
+func (r *run) finish(final answered) {
+	r.usage.PromptTokens = r.promptTokens
+	r.usage.ThinkingTokens = r.thought.tokens
+	r.timings.DoneMS = r.elapsed()
+	if !r.deadline.IsZero() {
+		r.timings.DeadlineLeftMS = ms(time.Until(r.deadline))
+	}
+	r.reply = Reply{
+		ID: r.id, Model: r.modelID, Answer: final.answer, Summary: final.summary, Thinking: r.thought.text,
+		Stop:        Stop{Cause: r.cause, Forced: r.cause.Forced(), Answer: final.how},
+		Confidence:  final.confidence,
+		Checkpoints: slices.Concat(r.earlier, r.tasks.checkpoints),
+		Usage:       r.usage, Timings: r.timings,
+	}
+	if r.meter != nil {
+		r.reply.Stop.Limit = r.meter.Limit()
+		r.usage.Approximate = !r.model.Engine.Info().Capabilities.TokenIDs
+	}
+	if r.reply.Checkpoints == nil {
+		r.reply.Checkpoints = []Checkpoint{}
+	}
+	kept := r.reply.Checkpoints
+	if final.answer != nil { // an extension shows this answer among those taken on the way
+		kept = append(slices.Clip(kept), Checkpoint{
+			Tokens: r.thought.tokens, Answer: *final.answer, Summary: final.summary, Confidence: final.confidence, ElapsedMS: r.timings.DoneMS,
+		})
+	}
+	r.solver.cfg.Metrics.done(&r.reply, r.deadline)
+	r.end(EventDone, r.reply, store.Change{State: store.Finished, Reply: mustJSON(r.reply), Request: r.kept(kept)})
+}
+
+func (r *run) fail(e ErrorData) {
+	r.failure = &e
+	r.solver.cfg.Metrics.failed(e.Code)
+	r.end(EventError, e, store.Change{State: store.Failed, Request: r.kept(slices.Concat(r.earlier, r.tasks.checkpoints))})
+}
+
+// kept is the record with which an extension begins.
+func (r *run) kept(checkpoints []Checkpoint) []byte {
+	return mustJSON(record{Request: r.req, Cause: r.cause, Closed: r.cause == budget.CauseNatural, Checkpoints: checkpoints})
+}
+
+// end waits for the last commit, but not past the deadline, nor for ever if the store is away.
+func (r *run) end(kind string, data any, change store.Change) {
+	const patience = 2 * time.Second
+	until := time.Now().Add(patience)
+	if !r.deadline.IsZero() && r.deadline.Before(until) {
+		until = r.deadline
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), until)
+	defer cancel()
+	r.recorder.finish(ctx, kind, data, change)
+}
+
+// equal says whether two answers are the same one.
+var equal = grade.Equal

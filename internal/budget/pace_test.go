@@ -1,0 +1,215 @@
+package budget_test
+
+import (
+	"encoding/json"
+	"sync"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"anytime/internal/budget"
+)
+
+const ms = time.Millisecond
+
+// warm returns a pace that has seen a steady engine of 10 ms a token, 12 ms in a summary, 1 ms in prefill, and 30 ms from fork to
+// first token behind a suffix of 10.
+func warm() *budget.Pace {
+	p := budget.NewPace(budget.Snapshot{})
+	for range 40 {
+		p.ObservePrefill(100, 100*ms)
+		p.ObserveThinking(16, 160*ms)
+		p.ObserveSummary(16, 192*ms)
+		p.ObserveOverhead(10, 30*ms)
+	}
+	return p
+}
+
+func between(t *testing.T, what string, got, low, high time.Duration) {
+	t.Helper()
+	if got < low || got > high {
+		t.Errorf("%s: %v, want %v to %v", what, got, low, high)
+	}
+}
+
+func TestPaceSteady(t *testing.T) {
+	p := warm()
+	// The margin is 25 %.
+	between(t, "prefill", p.Prefill(100), 120*ms, 130*ms)
+	between(t, "thinking", p.Thinking(100), 1230*ms, 1300*ms)
+	between(t, "summary", p.Summary(10, 100), 1525*ms, 1600*ms)
+	between(t, "summary without tokens", p.Summary(10, 0), 37*ms, 40*ms)
+	between(t, "twice the suffix", p.Summary(20, 0)-p.Summary(10, 0), 12*ms, 13*ms)
+	s := p.Snapshot()
+	between(t, "overhead but for the suffix", s.Overhead.Mean, 19*ms, 21*ms)
+	if s.Thinking.Observations != 40 {
+		t.Errorf("%d observations of thinking, want 40", s.Thinking.Observations)
+	}
+}
+
+func TestPaceCold(t *testing.T) {
+	p := budget.NewPace(budget.Snapshot{})
+	between(t, "a summary on an unknown engine", p.Summary(12, 128), 10*time.Second, 20*time.Second)
+
+	p.ObserveThinking(16, 160*ms)
+	between(t, "a first window is believed with doubt", p.Thinking(1), 20*ms, 40*ms)
+	between(t, "a summary's token by thinking's", p.Summary(0, 128)-p.Summary(0, 0), 128*2*20*ms, 128*2*40*ms)
+
+	p = budget.NewPace(budget.Snapshot{})
+	p.ObserveSummary(16, 160*ms)
+	between(t, "thinking by summary's token", p.Thinking(1), 10*ms, 40*ms)
+
+	// Thinking turns out to be cheaper than was guessed: that says nothing about summaries.
+	summary := p.Summary(0, 100)
+	for range 8 {
+		p.ObserveThinking(16, 32*ms)
+	}
+	between(t, "a summary", p.Summary(0, 100), summary*4/10, summary)
+	between(t, "at least its cost", p.Summary(0, 100)-p.Summary(0, 0), 100*10*ms, 100*30*ms)
+
+	// A snapshot is a prior, and what it lacks or has wrong is cautious.
+	s := warm().Snapshot()
+	s.Overhead = budget.Estimate{Mean: -5}
+	text, err := json.Marshal(s)
+	if err != nil || json.Unmarshal(text, &s) != nil {
+		t.Fatal(err)
+	}
+	p = budget.NewPace(s)
+	before := warm()
+	between(t, "thinking after a restart", p.Thinking(1000)-before.Thinking(1000), -ms, ms)
+	between(t, "answers after a restart", p.Summary(0, 1000)-p.Summary(0, 0)-before.Summary(0, 1000)+before.Summary(0, 0), -ms, ms)
+	between(t, "unknown overhead", p.Summary(0, 0), 400*ms, 600*ms)
+}
+
+func TestPaceIgnoresNonsense(t *testing.T) {
+	p := warm()
+	before := p.Snapshot()
+	for _, observe := range []func(int, time.Duration){p.ObservePrefill, p.ObserveThinking, p.ObserveSummary} {
+		observe(0, time.Hour)
+		observe(-5, time.Hour)
+		observe(1000, -time.Hour)
+	}
+	p.ObserveOverhead(10, -time.Hour)
+	if after := p.Snapshot(); after != before {
+		t.Errorf("%+v became %+v", before, after)
+	}
+}
+
+func TestPaceOfAnInstantEngine(t *testing.T) {
+	p := budget.NewPace(budget.Snapshot{})
+	for range 100 {
+		p.ObservePrefill(100, 0)
+		p.ObserveThinking(16, 0)
+		p.ObserveSummary(16, 0)
+		p.ObserveOverhead(10, 0)
+	}
+	if p.Thinking(1) <= 0 {
+		t.Error("a token costs nothing")
+	}
+	for range 8 {
+		p.ObserveThinking(16, 160*ms)
+	}
+	between(t, "then 10 ms a token", p.Thinking(1), 10*ms, 100*ms)
+}
+
+func TestPaceSurvivesAnOutlier(t *testing.T) {
+	p := warm()
+	before := p.Thinking(1)
+	p.ObserveThinking(8, time.Hour)
+	between(t, "after an hour's stall", p.Thinking(1), before, 2*before)
+	for range 12 {
+		p.ObserveThinking(16, 160*ms)
+	}
+	between(t, "12 windows later", p.Thinking(1), 9*ms, before+before/10)
+}
+
+func TestPaceFollowsLoad(t *testing.T) {
+	for _, c := range []struct {
+		factor  int
+		windows int
+	}{{2, 1}, {4, 3}, {10, 5}} {
+		p := warm()
+		for range c.windows {
+			p.ObserveThinking(16, time.Duration(c.factor)*160*ms)
+		}
+		if got, least := p.Thinking(1), time.Duration(c.factor)*10*ms; got < least {
+			t.Errorf("%d-fold load: %v after %d windows, want at least %v", c.factor, got, c.windows, least)
+		}
+		// No summary was seen under load, but it is slower all the same.
+		for range 10 {
+			p.ObserveThinking(16, time.Duration(c.factor)*160*ms)
+		}
+		if got, least := p.Summary(10, 100), time.Duration(c.factor)*(20*ms+100*12*ms); got < least {
+			t.Errorf("%d-fold load: a summary %v, want at least %v", c.factor, got, least)
+		}
+		// Summaries under load are counted once: what they cost is not multiplied again.
+		for range 30 {
+			p.ObserveThinking(16, time.Duration(c.factor)*160*ms)
+			p.ObserveSummary(16, time.Duration(c.factor)*192*ms)
+			p.ObserveOverhead(10, time.Duration(c.factor)*30*ms)
+		}
+		between(t, "a summary under steady load", p.Summary(10, 100), time.Duration(c.factor)*1200*ms, time.Duration(c.factor)*1700*ms)
+		// And back.
+		for range 30 {
+			p.ObserveThinking(16, 160*ms)
+			p.ObserveSummary(16, 192*ms)
+			p.ObserveOverhead(10, 30*ms)
+		}
+		between(t, "a summary after the load", p.Summary(10, 100), 1450*ms, 1700*ms)
+	}
+}
+
+func TestPaceIsMonotone(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		p := budget.NewPace(budget.Snapshot{})
+		for range rapid.IntRange(0, 30).Draw(rt, "observations") {
+			n := rapid.IntRange(-1, 2000).Draw(rt, "n")
+			took := time.Duration(rapid.Int64Range(-1, int64(time.Hour)).Draw(rt, "took"))
+			switch rapid.IntRange(0, 3).Draw(rt, "kind") {
+			case 0:
+				p.ObservePrefill(n, took)
+			case 1:
+				p.ObserveThinking(n, took)
+			case 2:
+				p.ObserveSummary(n, took)
+			case 3:
+				p.ObserveOverhead(n, took)
+			}
+		}
+		a := rapid.IntRange(0, budget.MaxTokens).Draw(rt, "a")
+		b := rapid.IntRange(a, budget.MaxTokens).Draw(rt, "b")
+		for _, f := range []func(int) time.Duration{
+			p.Prefill, p.Thinking,
+			func(n int) time.Duration { return p.Summary(n, 5) },
+			func(n int) time.Duration { return p.Summary(5, n) },
+		} {
+			if x, y := f(a), f(b); x < 0 || x > y {
+				rt.Fatalf("%d: %v, %d: %v", a, x, b, y)
+			}
+		}
+	})
+}
+
+func TestPaceConcurrently(t *testing.T) {
+	p := warm()
+	m := budget.NewMeter(budget.Budget{Tokens: budget.Unlimited, Deadline: time.Second}, time.Now(), 100, p, 10, 20)
+	deadline := m.Deadline()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 200 {
+				p.ObservePrefill(100, 100*ms)
+				p.ObserveThinking(16, 160*ms)
+				p.ObserveSummary(16, 192*ms)
+				p.ObserveOverhead(10, 30*ms)
+				p.Prefill(5)
+				m.CutAt(deadline)
+				m.AnswerTokens(deadline)
+				p.Snapshot()
+			}
+		})
+	}
+	wg.Wait()
+	between(t, "thinking", p.Thinking(100), 1230*ms, 1300*ms)
+}
