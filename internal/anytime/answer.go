@@ -77,6 +77,7 @@ func (r *run) observe(s summarize.Summary) {
 	}
 	r.model.Pace.ObserveOverhead(s.Prefill.Tokens-s.Prefill.Cached, s.First)
 	r.model.Pace.ObserveSummary(s.Tokens-1, s.Took-s.First)
+	r.model.Length.Observe(s.Tokens)
 }
 
 // answer takes the final answer at the head of the thinking. Errors: errLate with what there is, errCancelled, the engine's.

@@ -91,7 +91,7 @@ func newBench(t *testing.T, opts decodetest.Options, change ...func(*anytime.Con
 	}
 	b.cfg = anytime.Config{
 		Models: models{model: &anytime.Model{
-			ID: "scripted", Engine: engine, Renderer: renderer, Pace: budget.NewPace(budget.Snapshot{}), MaxThinking: 2000,
+			ID: "scripted", Engine: engine, Renderer: renderer, Pace: budget.NewPace(budget.Snapshot{}), Length: &budget.Length{}, MaxThinking: 2000,
 		}},
 		Store: b.store, Metrics: anytime.NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}

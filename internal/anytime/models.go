@@ -14,8 +14,9 @@ type Model struct {
 	Adapter     string
 	Engine      decode.Engine
 	Renderer    *prompt.Renderer
-	Pace        *budget.Pace // of this model on this engine, shared by its runs
-	MaxThinking int          // the cap that "max" stands for
+	Pace        *budget.Pace   // of this model on this engine, shared by its runs
+	Length      *budget.Length // of its answers, likewise
+	MaxThinking int            // the cap that "max" stands for
 }
 
 // Models gives runs their models.

@@ -120,7 +120,8 @@ func (r *run) prepare(ctx context.Context, t thought) (err error) {
 	if err != nil {
 		return err
 	}
-	r.meter = budget.NewMeter(limit, r.req.Arrived, r.model.MaxThinking+t.tokens, r.model.Pace, r.closeTokens, r.reserve())
+	r.meter = budget.NewMeter(limit, r.req.Arrived, r.model.MaxThinking+t.tokens, r.model.Pace, r.closeTokens,
+		r.model.Length.Reserve(r.reserve()))
 	r.meter.Count(t.tokens)
 	r.timings.OpenedMS = r.elapsed()
 	return r.open(ctx)

@@ -116,7 +116,7 @@ func (s *Solver) Extend(ctx context.Context, id string, more budget.Budget) erro
 	req.MaxTokens = 0
 	req.Budget = more
 	if more.Tokens >= 0 {
-		req.Budget.Tokens += t.tokens
+		req.Budget.Tokens = min(more.Tokens+t.tokens, budget.MaxTokens)
 	}
 	rec.Request = req
 	r, err := s.admit(id, req)

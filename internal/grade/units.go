@@ -1,0 +1,162 @@
+package grade
+
+import (
+	"math/big"
+	"strings"
+)
+
+// unit is a measure: its dimension and its size in the dimension's first unit.
+type unit struct {
+	dimension string
+	size      *big.Rat
+}
+
+// unitTable maps names of units to measures. A word that it lacks is a dimension of
+// its own: 5 apples are not 5 oranges.
+var unitTable = parseUnits(`
+length: 1 m meter meters metre metres; 1/1000 mm millimeter millimeters; 1/100 cm centimeter centimeters centimetre centimetres; 1000 km kilometer kilometers kilometre kilometres; 127/5000 in inch inches; 381/1250 ft foot feet; 1143/1250 yd yard yards; 201168/125 mi mile miles; 1/1000000 µm micron microns; 1/1000000000 nm nanometer nanometers
+mass: 1 g gram grams; 1/1000 mg milligram milligrams; 1000 kg kilogram kilograms
+time: 1 s sec secs second seconds; 1/1000 ms millisecond milliseconds; 60 min mins minute minutes; 3600 h hr hrs hour hours; 86400 day days; 604800 week weeks; 31557600 yr yrs year years
+volume: 1 l L liter liters litre litres; 1/1000 ml mL milliliter milliliters
+money: 1 $ dollar dollars usd USD buck bucks; 1/100 cent cents ¢
+angle: 1 ° degree degrees deg; 1/60 '; 1/3600 ''
+percent: 1 % percent
+Hz: 1 Hz hertz; 1000 kHz; 1000000 MHz; 1000000000 GHz
+N: 1 N newton newtons
+J: 1 J joule joules; 1000 kJ
+kcal: 1 kcal
+W: 1 W watt watts; 1000 kW
+V: 1 V volt volts
+K: 1 K kelvin kelvins
+Pa: 1 Pa pascal pascals; 1000 kPa
+mol: 1 mol mole moles
+eV: 1 eV; 1000 keV; 1000000 MeV
+`)
+
+func parseUnits(table string) map[string]unit {
+	units := make(map[string]unit)
+	for line := range strings.Lines(strings.TrimSpace(table)) {
+		dimension, sizes, _ := strings.Cut(line, ":")
+		for group := range strings.SplitSeq(sizes, ";") {
+			words := strings.Fields(group)
+			size, _ := new(big.Rat).SetString(words[0])
+			for _, name := range words[1:] {
+				units[name] = unit{dimension, size}
+			}
+		}
+	}
+	return units
+}
+
+// measure is the product of the units of a quantity.
+type measure struct {
+	size       *big.Rat
+	dimensions map[string]int // powers
+}
+
+func (m measure) sameDimensions(o measure) bool {
+	for d, power := range m.dimensions {
+		if o.dimensions[d] != power {
+			return false
+		}
+	}
+	for d, power := range o.dimensions {
+		if m.dimensions[d] != power {
+			return false
+		}
+	}
+	return true
+}
+
+// unitOf splits a quantity into its value and its measure. The measure has no
+// dimensions if there is no unit behind the value.
+func unitOf(n *node) (value *node, m measure) {
+	m = measure{big.NewRat(1, 1), make(map[string]int)}
+	first := n
+	for first.op == opMul || first.op == opDiv || first.op == opNeg || first.op == opPow {
+		first = first.kids[0]
+	}
+	if first.op == opWord {
+		return n, m
+	}
+	square := 1 // the power that "square" and "cubic" give to the next word
+	value = m.split(n, 1, &square)
+	return value, m
+}
+
+func (m measure) split(n *node, power int, modifier *int) *node {
+	switch n.op {
+	case opWord:
+		m.add(n.name, power, modifier)
+		return nil
+	case opPow:
+		if base := n.kids[0]; base.op == opWord {
+			if e := smallInt(n.kids[1]); e != 0 {
+				m.add(base.name, power*e, modifier)
+				return nil
+			}
+		}
+	case opNeg:
+		if v := m.split(n.kids[0], power, modifier); v != nil {
+			return combine(opNeg, v)
+		}
+	case opMul, opDiv:
+		sign := 1
+		if n.op == opDiv {
+			sign = -1
+		}
+		a := m.split(n.kids[0], power, modifier)
+		b := m.split(n.kids[1], power*sign, modifier)
+		switch {
+		case b == nil:
+			return a
+		case a == nil && n.op == opMul:
+			return b
+		case a == nil:
+			return combine(opDiv, integer(1), b)
+		}
+		return combine(n.op, a, b)
+	}
+	return n
+}
+
+func (m measure) add(name string, power int, modifier *int) {
+	switch strings.ToLower(name) {
+	case "square", "squared", "sq":
+		*modifier = 2
+		return
+	case "cubic", "cubed", "cu":
+		*modifier = 3
+		return
+	}
+	power *= *modifier
+	*modifier = 1
+	u, ok := unitTable[name]
+	if !ok {
+		u, ok = unitTable[strings.ToLower(name)]
+	}
+	if !ok {
+		u = unit{strings.TrimSuffix(strings.ToLower(name), "s"), big.NewRat(1, 1)}
+	}
+	if m.dimensions[u.dimension] += power; m.dimensions[u.dimension] == 0 {
+		delete(m.dimensions, u.dimension)
+	}
+	for range min(max(power, -power), maxDepth) {
+		if power > 0 {
+			m.size.Mul(m.size, u.size)
+		} else {
+			m.size.Quo(m.size, u.size)
+		}
+	}
+}
+
+// smallInt returns the value of a literal integer of at most 6, else 0.
+func smallInt(n *node) int {
+	if n.op == opNeg {
+		return -smallInt(n.kids[0])
+	}
+	if n.op != opNumber || !n.num.IsInt() || n.num.Cmp(big.NewRat(6, 1)) > 0 {
+		return 0
+	}
+	return int(n.num.Num().Int64())
+}
