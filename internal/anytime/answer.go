@@ -53,7 +53,7 @@ func (r *run) plan(natural bool, maxTokens int) summarize.Plan {
 		Stop:  slices.Concat(r.req.Stop, r.family.Stops),
 	}
 	if r.prompt.Thinking {
-		p.Reasoning = slices.Concat(r.family.Close, r.family.Stray, []string{strings.TrimSpace(r.family.Open)})
+		p.Reasoning = r.family.Reasoning()
 	}
 	return p
 }

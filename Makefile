@@ -1,0 +1,83 @@
+# Anytime. `make help` lists the targets.
+
+ADDR  ?= 127.0.0.1:8080
+# A path, a URL or hf.co/OWNER/REPO[:QUANTIZATION]; several, divided by spaces, are all served. Empty: the default model.
+MODEL ?=
+# Further flags of bin/server.
+ARGS  ?=
+FUZZTIME ?= 1m
+
+default_model := models/cache/SmolLM2-135M-Instruct.Q4_1.gguf
+sources := $(shell find cmd internal api web -type f ! -name '*_test.go' ! -path '*/testdata/*' 2>/dev/null) go.mod go.sum
+tool := go tool -modfile=tools/go.mod
+
+# The race detector needs a C compiler; the product does not.
+race := $(shell command -v "$${CC:-cc}" >/dev/null 2>&1 && echo -race)
+go_test = ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib CGO_ENABLED=$(if $(race),1,0) go test $(race)
+
+.PHONY: help run build engine model test test-all fuzz bench lint generate clean
+
+help: ## print the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: engine build $(if $(MODEL),,model) ## serve on ADDR with MODEL and ARGS
+	bin/server -addr $(ADDR) $(foreach m,$(or $(MODEL),$(default_model)),-model '$(m)') -engine-lib engine/lib -data data $(ARGS)
+
+build: bin/server ## build bin/server
+
+bin/server: $(sources)
+	CGO_ENABLED=0 go build -trimpath -o $@ ./cmd/server
+	@touch $@
+
+engine: ## fetch the llama.cpp libraries (ENGINE=cpu, cuda or vulkan to choose)
+	@engine/fetch.sh
+
+model: ## fetch the default model
+	@models/fetch.sh
+
+# What is longer, and only in test-all, asks for ANYTIME_TEST_ALL. Go's test cache knows which packages asked: after `make
+# test`, `make test-all` runs these again and no others.
+test: engine ## vet and test (with the race detector where there is a C compiler)
+	$(call run_tests,-timeout 10m)
+
+test-all: engine ## test, and the longer tests
+	$(call run_tests,-timeout 30m,ANYTIME_TEST_ALL=1)
+
+# $(1): flags, $(2): environment. Without the default model its tests say that they are missing; on CI that is a failure.
+define run_tests
+go vet ./...
+@if models/fetch.sh; then model=$(CURDIR)/$(default_model); \
+elif [ -n "$$CI" ]; then exit 1; else model=; fi; \
+export ANYTIME_TEST_MODEL="$$model"; \
+echo '$(strip $(2) go test $(race)) ./...'; \
+$(2) $(go_test) $(1) ./...; code=$$?; \
+[ -n "$$model" ] || echo 'NOT TESTED: the default model was not to be had (above is why), so its tests did not run' >&2; \
+exit $$code
+endef
+
+fuzz: engine ## fuzz each target for FUZZTIME
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/func //' | while IFS=: read -r file target; do \
+		echo "$$target in $$(dirname $$file)"; \
+		ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)" || exit 1; \
+	done
+
+bench: engine model build ## run the benchmarks and write BENCHMARKS.md
+	ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib ANYTIME_TEST_MODEL=$(CURDIR)/$(default_model) \
+		CGO_ENABLED=0 go test -run '^$$' -bench . ./...
+	CGO_ENABLED=0 go run ./cmd/bench $(ARGS)
+
+lint: ## check formatting, vet, lint, and that generated code is up to date
+	@files=$$(gofmt -l cmd internal); [ -z "$$files" ] || { echo "not formatted: gofmt -w $$files"; exit 1; }
+	go vet ./...
+	$(tool) golangci-lint run ./...
+	@before=$$($(checksums)); $(MAKE) --no-print-directory generate; after=$$($(checksums)); \
+	[ "$$before" = "$$after" ] || { echo 'generated code was not up to date: look at what `make generate` changed'; exit 1; }
+
+checksums = find cmd internal api -name '*.go' -exec cksum {} + | sort
+
+generate: ## generate code from api/openapi.yaml
+	go generate ./...
+
+clean: ## remove what was built; fetched libraries and models stay
+	rm -rf bin
+	go clean -testcache
