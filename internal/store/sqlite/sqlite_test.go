@@ -1,0 +1,181 @@
+package sqlite_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"anytime/internal/store"
+	"anytime/internal/store/sqlite"
+	"anytime/internal/store/storetest"
+)
+
+// TestMain is also the process that the crash tests kill.
+func TestMain(m *testing.M) {
+	if child, ok := children[os.Getenv("SQLITE_TEST_CHILD")]; ok {
+		if err := child(os.Getenv("SQLITE_TEST_PATH")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func TestStore(t *testing.T) {
+	storetest.Test(t, func(t *testing.T) store.Store { return open(t, newPath(t), sqlite.Options{}) })
+}
+
+func TestReopen(t *testing.T) {
+	path := newPath(t)
+	storetest.TestReopen(t, func(t *testing.T) store.Store { return open(t, path, sqlite.Options{}) })
+}
+
+// Many runs share a transaction; a lone one does not wait for others.
+func TestGroupCommit(t *testing.T) {
+	const runs, appends = 100, 10
+	s := open(t, newPath(t), sqlite.Options{})
+	defer s.Close()
+	each(t, runs, func(id string) error { return s.Create(t.Context(), store.Run{ID: id}) })
+	before := s.Commits()
+	each(t, runs, func(id string) error {
+		for n := range appends {
+			if last, err := s.Append(t.Context(), id, thought(n)); err != nil || last != int64(n+1) {
+				return fmt.Errorf("append %d of run %s returned %d, %w", n, id, last, err)
+			}
+		}
+		return nil
+	})
+	if commits := s.Commits() - before; commits < appends || commits > 4*appends {
+		t.Errorf("%d appends took %d transactions, want about %d", runs*appends, commits, appends)
+	} else {
+		t.Logf("%d appends took %d transactions", runs*appends, commits)
+	}
+}
+
+// Transactions are 20 ms apart, and the first after a pause is at once.
+func TestPace(t *testing.T) {
+	path := newPath(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, path, sqlite.Options{})
+		defer s.Close()
+		if err := s.Create(t.Context(), store.Run{ID: "r"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, pause := range []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, time.Hour, 0} {
+			time.Sleep(pause)
+			start := time.Now()
+			if _, err := s.Append(t.Context(), "r", thought(0)); err != nil {
+				t.Fatal(err)
+			}
+			if took, want := time.Since(start), max(20*time.Millisecond-pause, 0); took != want {
+				t.Errorf("%v after the one before, an append took %v, want %v", pause, took, want)
+			}
+		}
+	})
+}
+
+// A change that cannot be kept takes no others of its transaction with it.
+func TestOneFails(t *testing.T) {
+	s := open(t, newPath(t), sqlite.Options{})
+	defer s.Close()
+	each(t, 20, func(id string) error { return s.Create(t.Context(), store.Run{ID: id}) })
+	err := s.Exec(`CREATE TRIGGER refuse BEFORE INSERT ON events WHEN NEW.type = 'bad' BEGIN SELECT raise(ABORT, 'refused'); END`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	each(t, 20, func(id string) error {
+		change := thought(0)
+		if id == "7" {
+			change.Events = append(change.Events, store.Event{Type: "bad"})
+		}
+		_, err := s.Append(t.Context(), id, change)
+		if id == "7" {
+			if err == nil || !strings.Contains(err.Error(), "refused") {
+				return fmt.Errorf("a bad event was kept (%w)", err)
+			}
+			err = nil
+		}
+		return err
+	})
+	if r, err := s.Get(t.Context(), "7"); err != nil || r.Last != 0 {
+		t.Errorf("the run of the bad event has last event %d, %v; want none", r.Last, err)
+	}
+}
+
+func TestWaitersLeaveNothing(t *testing.T) {
+	s := open(t, newPath(t), sqlite.Options{})
+	defer s.Close()
+	const waiters = 200
+	for _, id := range []string{"woken", "left", "deleted"} {
+		if err := s.Create(t.Context(), store.Run{ID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range waiters {
+		for _, id := range []string{"woken", "left", "deleted", "unknown"} {
+			wg.Go(func() { _ = s.Wait(ctx, id, 0) })
+		}
+	}
+	if _, err := s.Append(t.Context(), "woken", thought(0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), "deleted"); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	wg.Wait()
+	if n := s.Topics(); n != 0 {
+		t.Errorf("%d runs are still waited for", n)
+	}
+}
+
+func open(t testing.TB, path string, opts sqlite.Options) *sqlite.Store {
+	t.Helper()
+	s, err := sqlite.Open(path, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// newPath has in it what a file name may have.
+func newPath(t testing.TB) string {
+	return filepath.Join(t.TempDir(), "data & more", "100%41 ?#ü.db")
+}
+
+// each calls do for the ids 0 to n-1 at once.
+func each(t *testing.T, n int, do func(id string) error) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			if err := do(fmt.Sprint(i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// thought is a chunk of thinking whose tokens say which.
+func thought(n int) store.Change {
+	return store.Change{Events: []store.Event{{
+		Type:   "thinking",
+		Data:   []byte(fmt.Sprintf(`{"text":"then %d times 3 makes %d, so the fifth is less than that"}`, n, 3*n)),
+		Tokens: []int32{int32(n), 151_667, 42, 7_000},
+	}}}
+}
