@@ -95,7 +95,7 @@ func start(t testing.TB, data string, args ...string) *server {
 		data = t.TempDir()
 	}
 	s := &server{t: t, exit: make(chan error, 1)}
-	args = append([]string{"-addr", "127.0.0.1:0", "-engine-lib", libraries(t), "-data", data, "-threads", "2"}, args...)
+	args = append([]string{"-addr", "127.0.0.1:0", "-engine-lib", libraries(t), "-data", data, "-threads", "1"}, args...)
 	s.cmd = exec.Command(binary, args...)
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {

@@ -16,15 +16,20 @@ import (
 	"anytime/internal/budget"
 )
 
-// seeded makes a body reproducible and its thinking lively.
-func seeded(text string, seed int) map[string]any {
-	return map[string]any{"problem": text, "seed": seed, "temperature": 1, "answer_tokens": 12, "thinking": true}
+// exact serves a model so that a thought depends on the prompt alone, not on the batches that it was decoded in.
+func exact(model string) []string {
+	return []string{"-model", model, "-kv-type", "f32", "-flash-attention", "off"}
+}
+
+// asked is a body for a thought that can be had again; n makes it another one.
+func asked(text string, n int) map[string]any {
+	return map[string]any{"problem": fmt.Sprintf("%d. %s", n, text), "temperature": 0, "answer_tokens": 12, "thinking": true}
 }
 
 func TestSolveBudgets(t *testing.T) {
-	s := start(t, "", "-model", talker)
+	s := start(t, "", exact(talker)...)
 	for _, n := range []int{0, 1, 16, 256} {
-		reply := s.solve(fmt.Sprintf("budget=%d", n), seeded("What is 1 + 2?", 7))
+		reply := s.solve(fmt.Sprintf("budget=%d", n), asked("What is 1 + 2?", 7))
 		if reply.Stop.Cause != budget.CauseTokens || reply.Usage.ThinkingTokens != n || reply.Answer == nil || *reply.Answer == "" {
 			t.Errorf("budget %d: %+v", n, reply)
 		}
@@ -32,27 +37,27 @@ func TestSolveBudgets(t *testing.T) {
 			t.Errorf("budget %d: thinking %q, usage %+v", n, reply.Thinking, reply.Usage)
 		}
 	}
-	// One seed is one thought: a longer budget only goes on with it.
-	short, long := s.solve("budget=64", seeded("Count.", 3)), s.solve("budget=200", seeded("Count.", 3))
+	// A longer budget only goes on with it.
+	short, long := s.solve("budget=64", asked("Count.", 3)), s.solve("budget=200", asked("Count.", 3))
 	if !strings.HasPrefix(long.Thinking, short.Thinking) {
 		t.Errorf("64 tokens: %q\n200 tokens: %q", short.Thinking, long.Thinking)
 	}
 	if long.Usage.CachedTokens == 0 {
 		t.Errorf("the second request prefilled the whole prompt again: %+v", long.Usage)
 	}
-	reply := s.solve("budget=200&every=50", seeded("Count.", 3))
+	reply := s.solve("budget=200&every=50", asked("Count.", 3))
 	if len(reply.Checkpoints) != 3 || reply.Thinking != long.Thinking || reply.Summary != long.Summary {
 		t.Errorf("checkpoints %+v changed the thought\nfrom %q, %q\nto   %q, %q", reply.Checkpoints, long.Thinking, long.Summary, reply.Thinking, reply.Summary)
 	}
 	for _, d := range []time.Duration{500 * time.Millisecond, 2 * time.Second} {
 		began := time.Now()
-		reply := s.solve("budget="+d.String(), seeded("What is 1 + 2?", 7))
+		reply := s.solve("budget="+d.String(), asked("What is 1 + 2?", 7))
 		if reply.Stop.Cause != budget.CauseDeadline || reply.Answer == nil || reply.Usage.ThinkingTokens == 0 {
 			t.Errorf("deadline %v: %+v", d, reply)
 		}
 		t.Logf("deadline %v: %v, %d thinking tokens", d, time.Since(began), reply.Usage.ThinkingTokens)
 	}
-	reply = s.solve("budget=40&votes=5", seeded("Vote.", 5))
+	reply = s.solve("budget=40&votes=5", asked("Vote.", 5))
 	if reply.Answer == nil || reply.Confidence <= 0 || reply.Confidence > 1 {
 		t.Errorf("votes: %+v", reply)
 	}
@@ -62,7 +67,9 @@ func TestSolveNaturalEnd(t *testing.T) {
 	s := start(t, "", "-model", thinker)
 	natural := 0
 	for seed := range 5 {
-		reply := s.solve("budget=2000", seeded("What is 1 + 2?", seed))
+		body := asked("What is 1 + 2?", 0)
+		body["temperature"], body["seed"] = 1, seed
+		reply := s.solve("budget=2000", body)
 		if reply.Stop.Cause == budget.CauseNatural && !reply.Stop.Forced {
 			natural++
 		}
@@ -76,8 +83,8 @@ func TestSolveNaturalEnd(t *testing.T) {
 }
 
 func TestSolveStream(t *testing.T) {
-	s := start(t, "", "-model", talker)
-	events := s.events(context.Background(), "POST", "/solve?budget=100&checkpoints=30,60", seeded("Stream.", 1), nil)
+	s := start(t, "", exact(talker)...)
+	events := s.events(context.Background(), "POST", "/solve?budget=100&checkpoints=30,60", asked("Stream.", 1), nil)
 	for i, e := range events {
 		if e.id != i+1 {
 			t.Fatalf("event %d has id %d", i+1, e.id)
@@ -88,7 +95,7 @@ func TestSolveStream(t *testing.T) {
 	if err := json.Unmarshal([]byte(last.data), &reply); err != nil || last.kind != "done" || events[0].kind != "run" {
 		t.Fatalf("first %+v, last %+v: %v", events[0], last, err)
 	}
-	whole := s.solve("budget=100", seeded("Stream.", 1))
+	whole := s.solve("budget=100", asked("Stream.", 1))
 	if got := text(t, events, "thinking"); got != whole.Thinking {
 		t.Errorf("streamed thinking %q, want %q", got, whole.Thinking)
 	}
@@ -105,11 +112,11 @@ func TestSolveStream(t *testing.T) {
 }
 
 func TestSolveInterruptExtendDelete(t *testing.T) {
-	s := start(t, "", "-model", talker)
+	s := start(t, "", exact(talker)...)
 	done := make(chan []event, 1)
 	id := make(chan string, 1)
 	go func() {
-		done <- s.events(context.Background(), "POST", "/solve?budget=max", seeded("Think long.", 2), func(e event) bool {
+		done <- s.events(context.Background(), "POST", "/solve?budget=max", asked("Think long.", 2), func(e event) bool {
 			if e.kind == "run" {
 				var run anytime.RunData
 				if json.Unmarshal([]byte(e.data), &run) == nil {
@@ -159,11 +166,11 @@ func TestSolveInterruptExtendDelete(t *testing.T) {
 
 // A client that leaves frees its sequence; one that asked for it finds the answer later.
 func TestSolveClientLeaves(t *testing.T) {
-	s := start(t, "", "-model", talker)
+	s := start(t, "", exact(talker)...)
 	for policy, want := range map[string]string{"cancel": "failed", "answer": "finished"} {
 		ctx, leave := context.WithCancel(context.Background())
 		var run anytime.RunData
-		s.events(ctx, "POST", "/solve?budget=max&on_disconnect="+policy, seeded("Leave.", 2), func(e event) bool {
+		s.events(ctx, "POST", "/solve?budget=max&on_disconnect="+policy, asked("Leave.", 2), func(e event) bool {
 			if e.kind == "run" {
 				_ = json.Unmarshal([]byte(e.data), &run)
 			}
@@ -188,17 +195,17 @@ func TestSolveClientLeaves(t *testing.T) {
 
 // The engine process is killed again and again in the middle of runs, which all answer as if nothing had been.
 func TestEngineKilled(t *testing.T) {
-	s := start(t, "", "-model", talker, "-kv-type", "f32", "-flash-attention", "off")
+	s := start(t, "", exact(talker)...)
 	const runs = 8
 	want := make([]anytime.Reply, runs)
 	for i := range want {
-		want[i] = s.solve("budget=300&checkpoints=100,200", seeded("Survive.", i))
+		want[i] = s.solve("budget=300&checkpoints=100,200", asked("Survive.", i))
 	}
 	got := make([]anytime.Reply, runs)
 	var wg sync.WaitGroup
 	for i := range got {
 		wg.Go(func() {
-			r := s.do("POST", "/solve?budget=300&checkpoints=100,200", seeded("Survive.", i))
+			r := s.do("POST", "/solve?budget=300&checkpoints=100,200", asked("Survive.", i))
 			if err := json.Unmarshal(r.body, &got[i]); err != nil || r.status != http.StatusOK {
 				t.Errorf("run %d: status %d: %s", i, r.status, r.body)
 			}
@@ -221,10 +228,10 @@ func TestEngineKilled(t *testing.T) {
 
 // SIGTERM: every run in flight is answered and delivered, and the server exits with 0.
 func TestDrain(t *testing.T) {
-	s := start(t, "", "-model", talker)
+	s := start(t, "", exact(talker)...)
 	replies := make(chan response, 4)
 	for i := range cap(replies) {
-		go func() { replies <- s.do("POST", "/solve?budget=max", seeded("Drain.", i)) }()
+		go func() { replies <- s.do("POST", "/solve?budget=max", asked("Drain.", i)) }()
 	}
 	s.until("thinking", func() bool {
 		return strings.Contains(string(s.do("GET", "/metrics", nil).body), "anytime_runs_running 4")
@@ -252,16 +259,16 @@ func TestDrain(t *testing.T) {
 // kill -9 of the server: the next one takes up the run, and a reader who resumes gets the whole thought once.
 func TestServerKilled(t *testing.T) {
 	data := t.TempDir()
-	first := start(t, data, "-model", talker)
+	first := start(t, data, exact(talker)...)
 	var run anytime.RunData
-	seen := first.events(context.Background(), "POST", "/solve?budget=1500&on_disconnect=continue", seeded("Survive.", 4), func(e event) bool {
+	seen := first.events(context.Background(), "POST", "/solve?budget=1500&on_disconnect=continue", asked("Survive.", 4), func(e event) bool {
 		if e.kind == "run" {
 			_ = json.Unmarshal([]byte(e.data), &run)
 		}
 		return e.id >= 5
 	})
 	first.kill()
-	second := start(t, data, "-model", talker)
+	second := start(t, data, exact(talker)...)
 	rest := second.events(context.Background(), "GET", "/solve/"+run.ID+"/events", nil, nil, "Last-Event-ID", fmt.Sprint(seen[len(seen)-1].id))
 	all := append(seen, rest...)
 	for i, e := range all {
@@ -274,14 +281,14 @@ func TestServerKilled(t *testing.T) {
 	if got := text(t, all, "thinking"); got != reply.Thinking || reply.Usage.ThinkingTokens != 1500 || reply.Answer == nil {
 		t.Errorf("thinking of %d tokens; streamed %d bytes, kept %d", reply.Usage.ThinkingTokens, len(got), len(reply.Thinking))
 	}
-	fresh := second.solve("budget=1500", seeded("Survive.", 4))
+	fresh := second.solve("budget=1500", asked("Survive.", 4))
 	if fresh.Thinking != reply.Thinking {
 		t.Errorf("the thought that was taken up differs from one that was never cut off")
 	}
 }
 
 func TestBadInput(t *testing.T) {
-	s := start(t, "", "-model", talker)
+	s := start(t, "", exact(talker)...)
 	tests := []struct {
 		name, method, path string
 		body               any
@@ -330,7 +337,7 @@ func TestBadInput(t *testing.T) {
 			}
 		})
 	}
-	if reply := s.solve("budget=5", seeded("Still here?", 1)); reply.Answer == nil {
+	if reply := s.solve("budget=5", asked("Still here?", 1)); reply.Answer == nil {
 		t.Errorf("afterwards: %+v", reply)
 	}
 	if restarts := strings.Contains(s.said(), "replaced"); restarts {

@@ -158,7 +158,7 @@ func (r *run) conclude(ctx context.Context, seq decode.Sequence, position int, n
 			out.spent += v.Tokens
 		}
 		out.votes, out.whole, out.err = votes, whole, err
-		if err != nil || !r.leaked(votes[:whole]) {
+		if err != nil || ctx.Err() != nil || !r.leaked(votes[:whole]) {
 			break
 		}
 		r.solver.cfg.Metrics.escaped()

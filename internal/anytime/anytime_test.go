@@ -283,6 +283,9 @@ func TestDeadlineMissed(t *testing.T) {
 			if reply.Answer != nil || reply.Stop.Cause != budget.CauseDeadline || reply.Timings.DeadlineLeftMS < 0 {
 				t.Errorf("answer %v, stop %+v, %v ms left", reply.Answer, reply.Stop, reply.Timings.DeadlineLeftMS)
 			}
+			if !strings.HasPrefix(reply.Summary, " well well") {
+				t.Errorf("what there was of the summary is %q", reply.Summary)
+			}
 		})
 	})
 	t.Run("the newest checkpoint's answer", func(t *testing.T) {
@@ -800,12 +803,17 @@ func TestBadRequests(t *testing.T) {
 		change func(*anytime.Request)
 		err    error
 	}{
-		"unknown model":   {func(r *anytime.Request) { r.Model = "other" }, anytime.ErrUnknownModel},
-		"prompt too long": {func(r *anytime.Request) { r.Messages[0].Content = strings.Repeat("a ", 1<<17) }, decode.ErrContextFull},
+		"sampling that the engine has not": {func(r *anytime.Request) { r.Sampling.Grammar = "root ::= \"a\"" }, nil},
+		"unknown model":                    {func(r *anytime.Request) { r.Model = "other" }, anytime.ErrUnknownModel},
+		"prompt too long":                  {func(r *anytime.Request) { r.Messages[0].Content = strings.Repeat("a ", 1<<17) }, decode.ErrContextFull},
 	} {
 		req := ask("10")
 		want.change(&req)
-		if _, err := b.Start(context.Background(), req); !errors.Is(err, want.err) {
+		_, err := b.Start(context.Background(), req)
+		if input := new(decode.InputError); want.err == nil && errors.As(err, &input) {
+			continue
+		}
+		if !errors.Is(err, want.err) {
 			t.Errorf("%s: %v, want %v", what, err, want.err)
 		}
 	}

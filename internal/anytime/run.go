@@ -105,6 +105,9 @@ func (r *run) prepare(ctx context.Context, t thought) (err error) {
 	if err := r.render(); err != nil {
 		return err
 	}
+	if err := r.model.Engine.Check(r.plan(false, 1).Span); err != nil {
+		return err
+	}
 	parts := slices.Concat(r.prompt.Parts, r.thought.parts)
 	tokens, err := r.model.Engine.Tokenize(ctx, parts...)
 	if err != nil {

@@ -26,6 +26,8 @@ type Engine interface {
 	Open(ctx context.Context, req Request) (Sequence, error)
 	// Tokenize returns the tokens of a text as Open would see them: for counting and for the tokenize endpoints.
 	Tokenize(ctx context.Context, parts ...Part) ([]Token, error)
+	// Check returns the *InputError with which Decode would refuse a span, so that a request can be refused before it runs.
+	Check(Span) error
 	// Ready returns nil when the engine has just decoded a token, or could: it asks the engine itself.
 	Ready(ctx context.Context) error
 	// Close ends all sequences and frees the model.

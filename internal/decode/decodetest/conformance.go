@@ -498,6 +498,7 @@ func badInput(t *testing.T, e decode.Engine) {
 		"negative tokens": {MaxTokens: -1},
 	} {
 		refused(t, what, s.Decode(span))
+		refused(t, what+", asked beforehand", e.Check(span))
 	}
 	decodeN(t, s, 3)
 	if tokens, end := Read(t, bystander); len(tokens) != 30 {
@@ -656,7 +657,9 @@ func grammar(t *testing.T, e decode.Engine) {
 	}
 	decodeN(t, s, 3) // free again
 	for _, bad := range []string{"root ::= (", "x ::= \"a\"", "root ::= y", strings.Repeat("(", 1<<20)} {
-		refused(t, "grammar "+bad[:min(len(bad), 20)], s.Decode(decode.Span{MaxTokens: 2, Sampling: decode.Sampling{Grammar: bad}}))
+		span := decode.Span{MaxTokens: 2, Sampling: decode.Sampling{Grammar: bad}}
+		refused(t, "grammar "+bad[:min(len(bad), 20)], s.Decode(span))
+		refused(t, "grammar "+bad[:min(len(bad), 20)]+", asked beforehand", e.Check(span))
 	}
 }
 

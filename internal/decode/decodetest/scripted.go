@@ -481,9 +481,19 @@ func (s *sequence) Append(parts ...decode.Part) error {
 
 // Decode implements decode.Sequence.
 func (s *sequence) Decode(span decode.Span) error {
-	switch {
-	case s.isClosed():
+	if s.isClosed() {
 		return decode.ErrClosed
+	}
+	if err := s.engine.Check(span); err != nil {
+		return err
+	}
+	s.push(operation{span: &span})
+	return nil
+}
+
+// Check implements decode.Engine.
+func (e *Engine) Check(span decode.Span) error {
+	switch {
 	case span.MaxTokens < 1:
 		return &decode.InputError{Field: "max_tokens", Reason: fmt.Sprintf("is %d; it must be at least 1", span.MaxTokens)}
 	case span.Sampling.Grammar != "":
@@ -493,7 +503,6 @@ func (s *sequence) Decode(span decode.Span) error {
 	case len(span.Sampling.LogitBias) > 0:
 		return &decode.InputError{Field: "logit_bias", Reason: "is not supported by this engine; leave it out"}
 	}
-	s.push(operation{span: &span})
 	return nil
 }
 

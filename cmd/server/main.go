@@ -1,0 +1,92 @@
+// Server serves reasoning models over HTTP: a good answer at any thinking budget, deadline or interrupt.
+//
+//	server [serve] [flags]     serve; the first of both words may be left out
+//	server health [-addr A]    exit with 0 if a server at that address is ready
+//	server version             print the version
+//	server engine              the engine's process, which the server starts by itself
+//
+// Settings come from defaults, a YAML file (-config), ANYTIME_* environment variables and flags; server -h is their manual, and
+// config.example.yaml has all of them. It listens on 127.0.0.1:8080, reads the llama.cpp libraries in engine/lib, and keeps runs and
+// fetched models in ~/.local/share/anytime.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"syscall"
+
+	"anytime/internal/decode/llamacpp"
+)
+
+func main() {
+	ctx, stop := context.WithCancel(context.Background())
+	hurry, cut := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-signals
+		stop()
+		<-signals
+		cut()
+	}()
+	err := command(ctx, hurry, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "server:", err)
+	}
+	switch {
+	case errors.As(err, new(usageError)):
+		os.Exit(2)
+	case err != nil:
+		os.Exit(1)
+	}
+}
+
+// command runs a sub-command.
+func command(ctx, hurry context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) error {
+	name := "serve"
+	if len(args) > 0 && slices.Contains([]string{"serve", "health", "version", "engine", "help"}, args[0]) {
+		name, args = args[0], args[1:]
+	}
+	switch name {
+	case "help":
+		manual(stdout)
+		return nil
+	case "version":
+		fmt.Fprintln(stdout, version())
+		return nil
+	case "engine":
+		return llamacpp.Serve()
+	}
+	cfg, err := load(args, env)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		manual(stdout)
+		return nil
+	case err != nil:
+		return usageError{err}
+	case name == "health":
+		return health(ctx, cfg.Addr)
+	}
+	return run(ctx, hurry, cfg, stdout, stderr)
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "anytime, built without information"
+	}
+	text := "anytime " + info.Main.Version + " " + info.GoVersion
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			text += " " + s.Value
+		}
+	}
+	return text
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"anytime/internal/anytime"
+	"anytime/internal/catalog"
+	"anytime/internal/decode"
+	"anytime/internal/server"
+	"anytime/internal/store"
+	"anytime/internal/store/memory"
+	"anytime/internal/store/sqlite"
+)
+
+// What a client may take and send before its request has begun. There is no write timeout: streams last as long as thoughts.
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 64 << 10 // bytes
+)
+
+// run serves until ctx ends; then every run in flight answers, which hurry's end cuts short. What is to be read by people, the
+// address among it, goes to stdout, the log to stderr.
+func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err error) {
+	if err := cfg.Validate(); err != nil {
+		return usageError{err}
+	}
+	log := newLogger(&cfg, stderr)
+	// Before anything that takes long, so that a taken port fails at once.
+	listener, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer listener.Close() // again, where it has been served
+	// What was opened is closed in the opposite order, when nothing uses it any more.
+	closing := func(what string, c io.Closer) {
+		if e := c.Close(); e != nil {
+			err = errors.Join(err, fmt.Errorf("close %s: %w", what, e))
+		}
+	}
+	kept, err := openStore(&cfg)
+	if err != nil {
+		return err
+	}
+	defer closing("store", kept)
+
+	registry := prometheus.NewRegistry()
+	restarts := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "anytime_engine_restarts_total", Help: "Engine processes that died or hung and were replaced.",
+	})
+	registry.MustRegister(restarts, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	found, err := findModels(ctx, &cfg, stderr, log, func(error) { restarts.Inc() })
+	switch {
+	case ctx.Err() != nil:
+		return nil // a download that was broken off goes on at the next start
+	case err != nil:
+		return err
+	}
+	models, err := catalog.New(catalog.Config{
+		Models: found, MemoryBytes: cmp.Or(int64(cfg.Memory), machineMemory()/5*4), Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer closing("models", models)
+	solver := anytime.New(anytime.Config{
+		Models: models, Store: kept, Metrics: anytime.NewMetrics(registry), Logger: log, MaxRuns: cfg.MaxRuns, AnswerTokens: cfg.AnswerTokens,
+	})
+	defer closing("solver", solver)
+	handler, err := newHandler(ctx, &cfg, listener.Addr(), solver, models, kept, registry, log)
+	if err != nil {
+		return err
+	}
+	web := &http.Server{
+		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- web.Serve(listener) }()
+	log.Info("listening", "address", listener.Addr().String())
+
+	err = serve(ctx, served, models, solver, func() { greet(stdout, &cfg, listener.Addr(), models) })
+	grace, cancel := context.WithTimeout(hurry, cfg.Grace)
+	defer cancel()
+	if err == nil {
+		log.Info("stopping: runs in flight answer now", "runs", solver.Live(), "grace", cfg.Grace)
+		if e := solver.Drain(grace); e != nil {
+			err = fmt.Errorf("%d runs did not answer in time; with a store on disk the next start takes them up: %w", solver.Live(), e)
+		}
+	}
+	if e := web.Shutdown(grace); e != nil {
+		err = errors.Join(err, fmt.Errorf("replies were cut off: %w", e), web.Close())
+	}
+	<-served
+	return err
+}
+
+// serve returns nil when ctx ends, or why it cannot go on. It loads the default model and takes up what an earlier process left; what
+// comes in meanwhile waits for the model.
+func serve(ctx context.Context, served chan error, models *catalog.Catalog, solver *anytime.Solver, greet func()) error {
+	starting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	started := make(chan error, 1)
+	go func() { started <- start(starting, models, solver) }()
+	select {
+	case err := <-started:
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		}
+		greet()
+	case err := <-served:
+		cancel()
+		<-started
+		served <- err
+		return err
+	case <-ctx.Done():
+		<-started // nothing is taken up while the solver drains
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-served:
+		served <- err
+		return err
+	}
+}
+
+func start(ctx context.Context, models *catalog.Catalog, solver *anytime.Solver) error {
+	_, release, err := models.Acquire(ctx, "")
+	if failed := new(catalog.LoadError); errors.As(err, &failed) {
+		return fmt.Errorf("load model %q: %w", failed.Model, failed.Err)
+	}
+	if err != nil {
+		return err
+	}
+	defer release()
+	return solver.Recover(ctx)
+}
+
+func openStore(cfg *Config) (store.Store, error) {
+	path, err := cfg.storePath()
+	switch {
+	case err != nil:
+		return nil, err
+	case path == "":
+		return memory.New(memory.Options{MaxBytes: int64(cfg.RetentionSize)}), nil
+	}
+	return sqlite.Open(path, sqlite.Options{MaxAge: cfg.RetentionAge, MaxBytes: int64(cfg.RetentionSize)})
+}
+
+// listed shows the server the catalog's models.
+type listed struct{ *catalog.Catalog }
+
+func (l listed) Models() []server.Model {
+	infos := l.Catalog.Models()
+	list := make([]server.Model, len(infos))
+	for i, info := range infos {
+		list[i] = server.Model(info)
+	}
+	return list
+}
+
+func newHandler(ctx context.Context, cfg *Config, addr net.Addr, solver *anytime.Solver, models *catalog.Catalog, kept store.Store,
+	registry *prometheus.Registry, log *slog.Logger) (http.Handler, error) {
+	keys, err := cfg.keys()
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := addr.(*net.TCPAddr)
+	return server.New(server.Config{
+		Solver: solver, Models: listed{models}, Store: kept, Metrics: registry, Logger: log,
+		Ready: func(asked context.Context) error {
+			if ctx.Err() != nil {
+				return anytime.ErrDraining
+			}
+			return models.Ready(asked)
+		},
+		Keys: keys, Loopback: ok && tcp.IP.IsLoopback(), AllowedHosts: cfg.AllowedHosts, AllowedOrigins: cfg.AllowedOrigins,
+		Sampling: decode.Sampling{
+			Temperature: float32(cfg.Temperature), TopP: float32(cfg.TopP), TopK: cfg.TopK, MinP: float32(cfg.MinP),
+		},
+		Efforts: cfg.Efforts, ChatAnswerTokens: cfg.ChatAnswerTokens, MaxBody: int64(cfg.MaxBody),
+	})
+}
+
+func newLogger(cfg *Config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
+		level = slog.LevelInfo
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// greet says where the server is and how to try it.
+func greet(w io.Writer, cfg *Config, addr net.Addr, models *catalog.Catalog) {
+	url := "http://" + reachable(addr.String())
+	key := ""
+	if len(cfg.Keys) > 0 || cfg.KeysFile != "" {
+		key = `-H "Authorization: Bearer $KEY" `
+	}
+	fmt.Fprintf(w, "%s is ready on %s (its manual: %s/docs). Try:\n\n  curl -s '%s/solve?budget=2s' %s-H 'Content-Type: application/json' -d '{\"problem\": \"What is 17 * 23?\"}'\n\n",
+		models.Models()[0].ID, url, url, url, key)
+}
+
+// reachable is an address to call where one to listen on may stand for all.
+func reachable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return addr
+}
+
+// health asks a server whether it is ready.
+func health(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+reachable(addr)+"/readyz", http.NoBody)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
+		return fmt.Errorf("not ready: %s: %s", res.Status, body)
+	}
+	return nil
+}
+
+// usageError is wrong use, as opposed to bad luck.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }

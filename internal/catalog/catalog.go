@@ -1,0 +1,366 @@
+// Package catalog keeps the models that a server can be asked for, and gives them to runs.
+//
+// A model is loaded when it is first asked for, by however many at once. What loaded models take stays within a bound of memory: to
+// make room, models that nobody uses are closed, the one whose last use is longest ago first; one in use never is, and who asks
+// for a model that does not fit beside it waits. A load that fails fails everyone who waits for it, and for a short while, which
+// doubles with each failure, whoever asks next; then it is tried again.
+//
+// A mutex guards all state. Loading happens in goroutines that belong to the catalog, not to who asked, so a client that leaves
+// does not break off a load that others wait for. Every change wakes all who wait, and they look again.
+package catalog
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"anytime/internal/anytime"
+	"anytime/internal/budget"
+	"anytime/internal/decode"
+	"anytime/internal/decode/prompt"
+)
+
+// ModelConfig is a model that can be asked for.
+type ModelConfig struct {
+	ID string // without ":", which divides it from an adapter's name
+	// Open loads the model. It is called again after the engine was closed to make room.
+	Open          func(ctx context.Context) (decode.Engine, error)
+	Bytes         int64             // of memory that it takes when it is loaded
+	ContextTokens int               // for Models, before it is loaded; 0 unknown
+	Created       time.Time         // for Models
+	Family        *prompt.Family    // nil: detected
+	Template      string            // chat template; "" the model's own
+	Adapters      map[string]string // LoRA adapter files by name, loaded with the model
+	MaxThinking   int               // tokens that "max" stands for; 0 the context, at most 32768
+}
+
+// Config is what a catalog needs.
+type Config struct {
+	Models []ModelConfig // at least one; the first is the default
+	// MemoryBytes bounds what loaded models take together; 0 no bound.
+	MemoryBytes int64
+	Logger      *slog.Logger
+}
+
+const (
+	mostThinking = 32768 // tokens; ModelConfig.MaxThinking's default
+	firstRetry   = time.Second
+	lastRetry    = time.Minute
+)
+
+// LoadError is why a model could not be loaded. Its text is fit for clients; Err has the cause.
+type LoadError struct {
+	Model string
+	Retry time.Duration // until it is tried again
+	Err   error
+}
+
+func (e *LoadError) Error() string {
+	return fmt.Sprintf("%v: model %q could not be loaded, the server's log says why; it is tried again after %v", decode.ErrUnavailable, e.Model, e.Retry)
+}
+
+// Unwrap makes it a decode.ErrUnavailable.
+func (e *LoadError) Unwrap() []error { return []error{decode.ErrUnavailable, e.Err} }
+
+// Info describes a model, loaded or not.
+type Info struct {
+	ID            string
+	Default       bool
+	Loaded        bool
+	Created       time.Time
+	ContextTokens int // 0 unknown
+	MaxThinking   int // tokens
+	Adapters      []string
+}
+
+// Catalog is the models. Its methods may be called concurrently.
+type Catalog struct {
+	log   *slog.Logger
+	bound int64
+	all   []*model // the default first
+	ctx   context.Context
+	stop  context.CancelFunc
+	loads sync.WaitGroup
+
+	mu      sync.Mutex    // guards what follows, and what is said so in the models
+	bytes   int64         // of models that are loaded or being loaded
+	changed chan struct{} // closed, and replaced, whenever someone who waits should look again
+	uses    uint64
+	closed  bool
+}
+
+var _ anytime.Models = (*Catalog)(nil)
+
+type state int
+
+const (
+	unloaded state = iota
+	loading
+	loaded
+	closing
+)
+
+type model struct {
+	ModelConfig
+
+	// Guarded by Catalog.mu.
+	state    state
+	users    int    // who has it or waits for it; it is not closed while there are any
+	lastUse  uint64 // of Catalog.uses
+	engine   decode.Engine
+	variants map[string]*anytime.Model // by adapter, "" the bare model; made when they are first asked for
+	proven   bool                      // it was loaded before
+	failure  *LoadError                // of the last load
+	retry    time.Time                 // not to be loaded before
+}
+
+// New returns a catalog in which nothing is loaded. Close it.
+func New(cfg Config) (*Catalog, error) {
+	if len(cfg.Models) == 0 {
+		return nil, errors.New("catalog: there is no model")
+	}
+	c := &Catalog{log: cfg.Logger, bound: cfg.MemoryBytes, changed: make(chan struct{})}
+	for _, m := range cfg.Models {
+		switch {
+		case m.ID == "" || strings.Contains(m.ID, ":") || m.ID == "default":
+			return nil, fmt.Errorf("model id %q: it must be a name without a colon, other than default", m.ID)
+		case c.byID(m.ID) != nil:
+			return nil, fmt.Errorf("model id %q is there twice: give one of the models another id", m.ID)
+		case c.bound > 0 && m.Bytes > c.bound:
+			return nil, fmt.Errorf("model %q takes about %.1f GiB of memory, but models may take %.1f GiB: raise the bound, or shorten the context or its cache",
+				m.ID, gib(m.Bytes), gib(c.bound))
+		}
+		c.all = append(c.all, &model{ModelConfig: m})
+	}
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	return c, nil
+}
+
+func gib(bytes int64) float64 { return float64(bytes) / (1 << 30) }
+
+func (c *Catalog) byID(id string) *model {
+	if i := slices.IndexFunc(c.all, func(m *model) bool { return m.ID == id }); i >= 0 {
+		return c.all[i]
+	}
+	return nil
+}
+
+// Acquire implements anytime.Models.
+func (c *Catalog) Acquire(ctx context.Context, name string) (_ *anytime.Model, release func(), err error) {
+	id, adapter, _ := strings.Cut(name, ":")
+	m := c.byID(id)
+	if id == "" || id == "default" {
+		m = c.all[0]
+	}
+	if m == nil {
+		ids := make([]string, len(c.all))
+		for i, m := range c.all {
+			ids[i] = m.ID
+		}
+		return nil, nil, fmt.Errorf("%w: %.64q; there is %s", anytime.ErrUnknownModel, id, strings.Join(ids, ", "))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.use(m, +1)
+	defer func() {
+		if err != nil {
+			c.use(m, -1)
+		}
+	}()
+	for {
+		switch {
+		case c.closed:
+			return nil, nil, fmt.Errorf("%w: the server is stopping", decode.ErrUnavailable)
+		case m.state == loaded:
+			v, err := m.variant(adapter)
+			if err != nil {
+				return nil, nil, err
+			}
+			return v, sync.OnceFunc(func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.use(m, -1)
+			}), nil
+		case m.state == unloaded:
+			if _, ok := m.Adapters[adapter]; adapter != "" && !ok {
+				return nil, nil, fmt.Errorf("%w: model %q has none called %.64q", decode.ErrUnknownAdapter, m.ID, adapter)
+			}
+			if time.Now().Before(m.retry) {
+				return nil, nil, m.failure
+			}
+			if idle, ok := c.makeRoom(m); ok {
+				c.loads.Go(func() { c.load(m, idle) })
+			}
+		}
+		if err := c.wait(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// use counts a user of a model in (+1) or out (-1). The caller holds mu, as for all that follow down to Models.
+func (c *Catalog) use(m *model, n int) {
+	m.users += n
+	c.uses++
+	m.lastUse = c.uses
+	if m.users == 0 {
+		c.wake()
+	}
+}
+
+func (c *Catalog) wake() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// wait gives up mu until something has changed.
+func (c *Catalog) wait(ctx context.Context) error {
+	changed := c.changed
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// makeRoom reserves memory for a model that is to be loaded. It returns the idle models that have to be closed before.
+func (c *Catalog) makeRoom(m *model) (idle []*model, ok bool) {
+	if c.bound > 0 {
+		missing := c.bytes + m.Bytes - c.bound
+		var all []*model
+		for _, other := range c.all {
+			if other.state == loaded && other.users == 0 {
+				all = append(all, other)
+			}
+		}
+		slices.SortFunc(all, func(a, b *model) int { return cmp.Compare(a.lastUse, b.lastUse) })
+		for _, other := range all {
+			if missing > 0 {
+				idle = append(idle, other)
+				missing -= other.Bytes
+			}
+		}
+		if missing > 0 {
+			return nil, false
+		}
+	}
+	for _, other := range idle {
+		other.state = closing
+		c.bytes -= other.Bytes
+	}
+	m.state = loading
+	c.bytes += m.Bytes
+	return idle, true
+}
+
+// variant returns the model with an adapter.
+func (m *model) variant(adapter string) (*anytime.Model, error) {
+	base := m.variants[""]
+	if adapter == "" {
+		return base, nil
+	}
+	var names []string
+	if a, ok := m.engine.(decode.Adapters); ok {
+		names = a.AdapterNames()
+	}
+	if !slices.Contains(names, adapter) {
+		return nil, fmt.Errorf("%w: model %q has none called %.64q", decode.ErrUnknownAdapter, m.ID, adapter)
+	}
+	v := m.variants[adapter]
+	if v == nil {
+		with := *base
+		with.ID, with.Adapter, with.Length = m.ID+":"+adapter, adapter, new(budget.Length)
+		v = &with
+		m.variants[adapter] = v
+	}
+	return v, nil
+}
+
+// Models lists the models as configured, the default first.
+func (c *Catalog) Models() []Info {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make([]Info, len(c.all))
+	for i, m := range c.all {
+		info := Info{ID: m.ID, Default: i == 0, Loaded: m.state == loaded, Created: m.Created, ContextTokens: m.ContextTokens}
+		for name := range m.Adapters {
+			info.Adapters = append(info.Adapters, name)
+		}
+		if m.state == loaded {
+			info.ContextTokens = m.engine.Info().ContextTokens
+			if a, ok := m.engine.(decode.Adapters); ok {
+				info.Adapters = a.AdapterNames()
+			}
+		}
+		slices.Sort(info.Adapters)
+		info.MaxThinking = m.maxThinking(info.ContextTokens)
+		list[i] = info
+	}
+	return list
+}
+
+func (m *model) maxThinking(contextTokens int) int {
+	switch {
+	case m.MaxThinking > 0:
+		return m.MaxThinking
+	case contextTokens > 0:
+		return min(mostThinking, contextTokens)
+	}
+	return mostThinking
+}
+
+// Ready returns nil when the default model answers. One that was closed to make room for others counts as ready: the next request
+// loads it.
+func (c *Catalog) Ready(ctx context.Context) error {
+	m := c.all[0]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed:
+		return fmt.Errorf("%w: the server is stopping", decode.ErrUnavailable)
+	case m.failure != nil:
+		return m.failure
+	case !m.proven:
+		return fmt.Errorf("%w: model %q is being loaded", decode.ErrUnavailable, m.ID)
+	case m.state != loaded:
+		return nil
+	}
+	m.users++ // it is not closed meanwhile; asking is no use that counts
+	engine := m.engine
+	c.mu.Unlock()
+	err := engine.Ready(ctx)
+	c.mu.Lock()
+	if m.users--; m.users == 0 {
+		c.wake()
+	}
+	return err
+}
+
+// Close closes all models, also those in use. Who waits for one gets decode.ErrUnavailable.
+func (c *Catalog) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.wake()
+	c.mu.Unlock()
+	c.stop()
+	c.loads.Wait() // nothing is loaded or closed from here on but by us
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	for _, m := range c.all {
+		if m.state == loaded {
+			errs = append(errs, m.close())
+			m.state = unloaded
+		}
+	}
+	return errors.Join(errs...)
+}

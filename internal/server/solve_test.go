@@ -1,0 +1,406 @@
+package server_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"anytime/api"
+	"anytime/internal/anytime"
+	"anytime/internal/budget"
+	"anytime/internal/decode/decodetest"
+	"anytime/internal/server"
+	"anytime/internal/server/sse"
+	"anytime/internal/store"
+)
+
+// slow is an engine on which a thought lasts for seconds, so that something can be done to it.
+var slow = decodetest.Options{Step: 20 * time.Millisecond}
+
+func TestSolve(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	for _, test := range []struct {
+		query, body string
+		cause       budget.Cause
+		thinking    int
+	}{
+		{"?budget=32", `{"problem": "How many?"}`, budget.CauseTokens, 32},
+		{"", `{"problem": "How many?", "budget": "32"}`, budget.CauseTokens, 32},
+		{"", `{"problem": "How many?", "budget": 32}`, budget.CauseTokens, 32},
+		{"?budget=32", `{"problem": "How many?", "budget": 32}`, budget.CauseTokens, 32},
+		{"?budget=0", `{"problem": "How many?"}`, budget.CauseTokens, 0},
+		{"?budget=32,1m", `{"problem": "How many?"}`, budget.CauseTokens, 32},
+		{"?budget=max", `{"problem": "How many?"}`, budget.CauseNatural, thoughtLength},
+		{"", `{"messages": [{"role": "system", "content": "Count."}, {"role": "user", "content": [{"type": "text", "text": "How "}, {"type": "text", "text": "many?"}]}], "budget": 8}`, budget.CauseTokens, 8},
+		{"", `{"problem": "How many?", "budget": 8, "model": null, "seed": -3, "temperature": 0, "top_k": -1, "stop": "nothing", "votes": 2}`, budget.CauseTokens, 8},
+		{"", `{"problem": "How many?", "budget": 8.0}`, budget.CauseTokens, 8},
+	} {
+		reply := get[anytime.Reply](b, "POST", "/solve"+test.query, test.body)
+		if reply.Stop.Cause != test.cause || reply.Usage.ThinkingTokens != test.thinking || reply.Answer == nil || *reply.Answer != fmt.Sprint(test.thinking) {
+			t.Errorf("%s %s: %+v", test.query, test.body, reply)
+		}
+		if reply.Thinking != "" {
+			t.Errorf("%s %s: the thinking was not asked for", test.query, test.body)
+		}
+	}
+	if reply := get[anytime.Reply](b, "POST", "/solve?budget=8&thinking=true", `{"problem": "How many?"}`); strings.Count(reply.Thinking, "step") != 8 {
+		t.Errorf("thinking %q", reply.Thinking)
+	}
+}
+
+func TestDeadline(t *testing.T) {
+	b := newSite(t, slow)
+	const deadline = 600 * time.Millisecond
+	begin := time.Now()
+	reply := get[anytime.Reply](b, "POST", "/solve?budget=600ms", `{"problem": "How many?"}`)
+	if took := time.Since(begin); reply.Stop.Cause != budget.CauseDeadline || reply.Answer == nil || reply.Timings.DeadlineLeftMS < 0 || took > 2*deadline {
+		t.Errorf("after %v: %+v", took, reply)
+	}
+	chatted := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(`"budget": "600ms"`))
+	if chatted.Budget.Cause != api.Deadline || chatted.Choices[0].Message.Content == "" {
+		t.Errorf("chat: %+v", chatted.Budget)
+	}
+}
+
+func TestSolveRefuses(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	const ok = `{"problem": "How many?"}`
+	for _, test := range []struct {
+		query, body, code string
+		words             []string
+	}{
+		{"?budget=soon", ok, "invalid_value", []string{`"soon"`, "750ms", "max"}},
+		{"?budget=-5", ok, "invalid_value", []string{"negative"}},
+		{"?bugdet=5", ok, "unknown_parameter", []string{"bugdet", "budget, checkpoints"}},
+		{"?budget=5&budget=6", ok, "invalid_value", []string{"budget", "2 times"}},
+		{"?budget=5", `{"problem": "x", "budget": "6"}`, "conflict", []string{`"5"`, `"6"`}},
+		{"?stream=maybe", ok, "invalid_value", []string{"stream", "boolean"}},
+		{"?every=0", ok, "invalid_value", []string{"every", "at least 1"}},
+		{"?every=2", ok, "invalid_value", []string{"every", "8"}},
+		{"?checkpoints=5,3", ok, "invalid_value", []string{"ascending"}},
+		{"?early_stop=never", ok, "invalid_value", []string{"converge"}},
+		{"?on_disconnect=cry", ok, "invalid_value", []string{"on_disconnect", "continue"}},
+		{"?votes=1000", ok, "invalid_value", []string{"votes", "16"}},
+		{"?%zz", ok, "invalid_value", []string{"query"}},
+		{"", ``, "invalid_value", []string{"missing"}},
+		{"", `{"problem": `, "invalid_value", []string{"too early"}},
+		{"", `{"problem": "x"} {}`, "invalid_value", []string{"follows"}},
+		{"", `{"problem": "x", "problem": "y"}`, "invalid_value", []string{"twice"}},
+		{"", `{"problem": "` + "\xff" + `"}`, "invalid_value", []string{"UTF-8"}},
+		{"", strings.Repeat("[", 100), "invalid_value", []string{"32 levels"}},
+		{"", `"What is 1+1?"`, "invalid_value", []string{"object"}},
+		{"", `{}`, "invalid_value", []string{"problem or messages"}},
+		{"", `{"problem": "x", "messages": [{"role": "user", "content": "y"}]}`, "invalid_value", []string{"problem or messages"}},
+		{"", `{"problem": ""}`, "invalid_value", []string{"problem"}},
+		{"", `{"problem": 5}`, "invalid_value", []string{"problem", "string"}},
+		{"", `{"problem": "x", "bugdet": 5}`, "unknown_parameter", []string{"bugdet", "budget"}},
+		{"", `{"problem": "x", "budget": true}`, "invalid_value", []string{"budget", "string or integer"}},
+		{"", `{"problem": "x", "budget": 1.5}`, "invalid_value", []string{"budget", "integer"}},
+		{"", `{"problem": "x", "temperature": 9}`, "invalid_value", []string{"temperature", "2"}},
+		{"", `{"problem": "x", "seed": 99999999999999999999}`, "invalid_value", []string{"seed"}},
+		{"", `{"problem": "x", "stop": [""]}`, "invalid_value", []string{"stop[0]", "1"}},
+		{"", `{"problem": "x", "logit_bias": {"a": 1}}`, "invalid_value", []string{"logit_bias", `"a"`}},
+		{"", `{"problem": "x", "grammar": "` + strings.Repeat("g", 70000) + `"}`, "invalid_value", []string{"grammar", "65536"}},
+		{"", `{"messages": [{"role": "king", "content": "x"}]}`, "invalid_value", []string{"messages[0].role", "assistant"}},
+		{"", `{"messages": [{"role": "user"}]}`, "invalid_value", []string{"messages[0].content"}},
+		{"", `{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}`, "invalid_value", []string{"messages[0].content[0].type", "text only"}},
+	} {
+		b.refused(400, test.code, "POST", "/solve"+test.query, test.body, test.words...)
+	}
+	b.refused(404, "model_not_found", "POST", "/solve?model=other", ok, "no such model")
+	b.refused(404, "not_found", "GET", "/nowhere", "", "/docs")
+	b.refused(405, "method_not_allowed", "PUT", "/solve", ok, "PUT")
+}
+
+func TestSolveStream(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	const body = `{"problem": "How many?"}`
+	for _, test := range []struct {
+		path   string
+		header []string
+	}{
+		{"/solve?budget=64&every=16&stream=true", nil},
+		{"/solve?budget=64&every=16", []string{"Accept", "text/event-stream"}},
+	} {
+		events := b.events("POST", test.path, body, test.header...)
+		var kinds []string
+		thinking := ""
+		for i, e := range events {
+			if e.ID != fmt.Sprint(i+1) {
+				t.Errorf("event %d has id %q", i+1, e.ID)
+			}
+			if len(kinds) == 0 || kinds[len(kinds)-1] != e.Type {
+				kinds = append(kinds, e.Type)
+			}
+			if e.Type == anytime.EventThinking {
+				var text anytime.TextData
+				if err := json.Unmarshal(e.Data, &text); err != nil {
+					t.Fatal(err)
+				}
+				thinking += text.Text
+			}
+		}
+		if kinds[0] != anytime.EventRun || kinds[len(kinds)-1] != anytime.EventDone || !slices.Contains(kinds, anytime.EventAnswer) || !slices.Contains(kinds, anytime.EventCheckpoint) {
+			t.Errorf("events %v", kinds)
+		}
+		if n := strings.Count(thinking, " step"); n != 64 {
+			t.Errorf("%d thinking tokens were streamed", n)
+		}
+		if last := events[len(events)-1]; strings.Contains(string(last.Data), `"thinking":"`) {
+			t.Errorf("the thinking was not asked for: %s", last.Data)
+		}
+	}
+}
+
+// TestEventsResume reads a run from behind every one of its events.
+func TestEventsResume(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	all := b.events("POST", "/solve?budget=40&every=16&stream=true", `{"problem": "How many?"}`)
+	id := runID(t, all)
+	for after := range len(all) + 1 {
+		for _, events := range [][]sse.Event{
+			b.events("GET", fmt.Sprintf("/solve/%s/events?after=%d", id, after), ""),
+			b.events("GET", fmt.Sprintf("/solve/%s/events", id), "", "Last-Event-ID", fmt.Sprint(after)),
+		} {
+			if !reflect.DeepEqual(events, all[after:]) && len(events)+len(all[after:]) > 0 {
+				t.Errorf("behind %d: %v, want %v", after, events, all[after:])
+			}
+		}
+	}
+	b.refused(400, "invalid_value", "GET", "/solve/"+id+"/events?after=x", "", "after", "integer")
+	b.refused(404, "run_not_found", "GET", "/solve/nobody/events", "")
+}
+
+func runID(t *testing.T, events []sse.Event) string {
+	t.Helper()
+	var run anytime.RunData
+	if err := json.Unmarshal(events[0].Data, &run); err != nil {
+		t.Fatal(err)
+	}
+	return run.ID
+}
+
+func TestInterruptAndExtend(t *testing.T) {
+	b := newSite(t, slow)
+	id, stop := b.running("budget=max")
+	defer stop()
+
+	status := get[api.RunStatus](b, "GET", "/solve/"+id, "")
+	if status.State != api.Running || status.Thinking != nil || status.LastEvent == 0 {
+		t.Errorf("while it runs: %+v", status)
+	}
+	if status := get[api.RunStatus](b, "GET", "/solve/"+id+"?thinking=true", ""); status.Thinking == nil || !strings.Contains(*status.Thinking, "step") {
+		t.Errorf("while it runs: %+v", status)
+	}
+	b.refused(409, "run_running", "POST", "/solve/"+id+"/extend?budget=5", "")
+
+	peek := get[anytime.Checkpoint](b, "POST", "/solve/"+id+"/interrupt?continue=true", "")
+	if peek.Answer != fmt.Sprint(peek.Tokens) || peek.Tokens == 0 {
+		t.Errorf("peek: %+v", peek)
+	}
+	if status := get[api.RunStatus](b, "GET", "/solve/"+id, ""); status.State != api.Running || status.Answer == nil || *status.Answer != peek.Answer {
+		t.Errorf("after the peek: %+v", status)
+	}
+
+	cut := get[anytime.Reply](b, "POST", "/solve/"+id+"/interrupt", "")
+	if cut.Stop.Cause != budget.CauseInterrupt || *cut.Answer != fmt.Sprint(cut.Usage.ThinkingTokens) || cut.Usage.ThinkingTokens < peek.Tokens {
+		t.Errorf("interrupted: %+v", cut)
+	}
+	if again := get[anytime.Reply](b, "POST", "/solve/"+id+"/interrupt", "{}"); !reflect.DeepEqual(again, cut) {
+		t.Errorf("interrupted when it had ended: %+v", again)
+	}
+	b.refused(409, "run_not_running", "POST", "/solve/"+id+"/interrupt?continue=true", "")
+	b.refused(400, "invalid_value", "POST", "/solve/"+id+"/interrupt", `{"continue": true}`, "no body", "query")
+
+	last := get[api.RunStatus](b, "GET", "/solve/"+id, "").LastEvent
+	longer := get[anytime.Reply](b, "POST", "/solve/"+id+"/extend?budget=%2B5", "")
+	if n := cut.Usage.ThinkingTokens + 5; longer.Usage.ThinkingTokens != n || *longer.Answer != fmt.Sprint(n) || longer.Checkpoints[len(longer.Checkpoints)-1].Answer != *cut.Answer {
+		t.Errorf("extended: %+v", longer)
+	}
+	events := b.events("POST", "/solve/"+id+"/extend?budget=+3&stream=true", "")
+	if events[0].Type != anytime.EventRun || events[len(events)-1].Type != anytime.EventDone || events[0].ID <= fmt.Sprint(last) {
+		t.Errorf("extension's events: %v", events)
+	}
+	b.refused(400, "invalid_value", "POST", "/solve/"+id+"/extend?budget=0", "")
+	b.refused(400, "invalid_value", "POST", "/solve/"+id+"/extend", "", "budget", "missing")
+
+	status = get[api.RunStatus](b, "GET", "/solve/"+id+"?thinking=true", "")
+	if status.State != api.Finished || status.ThinkingTokens == nil || *status.ThinkingTokens != cut.Usage.ThinkingTokens+8 || strings.Count(*status.Thinking, " step") != *status.ThinkingTokens {
+		t.Errorf("in the end: %+v", status)
+	}
+}
+
+func TestListAndDelete(t *testing.T) {
+	b := newSite(t, slow)
+	done := get[anytime.Reply](b, "POST", "/solve?budget=2", `{"problem": "How many?"}`).ID
+	running, stop := b.running("budget=max")
+	defer stop()
+	ids := func(query string) (ids []string) {
+		for _, r := range get[api.RunList](b, "GET", "/solve"+query, "").Runs {
+			ids = append(ids, r.Id)
+		}
+		return ids
+	}
+	if got := ids(""); !slices.Equal(got, []string{running, done}) {
+		t.Errorf("all: %v", got)
+	}
+	if got := ids("?state=running"); !slices.Equal(got, []string{running}) {
+		t.Errorf("running: %v", got)
+	}
+	if got := ids("?limit=1"); !slices.Equal(got, []string{running}) {
+		t.Errorf("one: %v", got)
+	}
+	if got := ids("?before=2020-01-01T00:00:00Z"); got != nil {
+		t.Errorf("before: %v", got)
+	}
+	b.refused(400, "invalid_value", "GET", "/solve?before=yesterday", "", "before")
+	b.refused(400, "invalid_value", "GET", "/solve?state=lost", "", "finished")
+	for _, id := range []string{done, running} {
+		if status, reply := b.call("DELETE", "/solve/"+id, ""); status != http.StatusNoContent || len(reply) > 0 {
+			t.Errorf("delete: status %d, %s", status, reply)
+		}
+		b.refused(404, "run_not_found", "GET", "/solve/"+id, "")
+		b.refused(404, "run_not_found", "DELETE", "/solve/"+id, "")
+	}
+	if n := b.solver.Live(); n != 0 {
+		t.Errorf("%d runs are under way", n)
+	}
+}
+
+// TestClientLeaves goes away from a stream and from a reply: the run does what it was told to.
+func TestClientLeaves(t *testing.T) {
+	for _, test := range []struct {
+		on    string
+		state store.State
+	}{{"cancel", store.Failed}, {"answer", store.Finished}} {
+		b := newSite(t, slow)
+		id, leave := b.running("on_disconnect=" + test.on)
+		leave()
+		run := ended(t, b, id)
+		if run.State != test.state {
+			t.Errorf("stream, %s: %s", test.on, run.State)
+		}
+
+		ctx, cancel := context.WithCancel(context.Background())
+		gone := make(chan error, 1)
+		go func() {
+			resp, err := b.client.Do(b.request(ctx, "POST", "/solve?on_disconnect="+test.on, `{"problem": "How many?"}`))
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+			gone <- err
+		}()
+		id = started(t, b)
+		cancel()
+		if err := <-gone; err == nil {
+			t.Error("the request was answered")
+		}
+		if run := ended(t, b, id); run.State != test.state {
+			t.Errorf("reply, %s: %s", test.on, run.State)
+		}
+	}
+	b := newSite(t, slow)
+	id, leave := b.running("on_disconnect=continue")
+	leave()
+	reader, stop := context.WithCancel(context.Background())
+	resp, err := b.client.Do(b.request(reader, "GET", "/solve/"+id+"/events", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop() // who reads along may leave
+	_ = resp.Body.Close()
+	if cut := get[anytime.Reply](b, "POST", "/solve/"+id+"/interrupt", ""); cut.Stop.Cause != budget.CauseInterrupt {
+		t.Errorf("continue: %+v", cut.Stop)
+	}
+}
+
+// ended waits for a run's end.
+func ended(t *testing.T, b *site, id string) store.Run {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, err := range store.Follow(ctx, b.store, id, 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	run, err := b.store.Get(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run
+}
+
+// started waits until a run is under way, and returns its id.
+func started(t *testing.T, b *site) string {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		runs, err := b.store.List(context.Background(), store.Filter{State: store.Running})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(runs) == 1 {
+			return runs[0].ID
+		}
+	}
+	t.Fatal("no run was started")
+	return ""
+}
+
+func TestFailedRun(t *testing.T) {
+	b := newSite(t, slow)
+	id, stop := b.running("")
+	defer stop()
+	if err := b.solver.Cancel(context.Background(), id); err != nil {
+		t.Fatal(err)
+	}
+	if status := get[api.RunStatus](b, "GET", "/solve/"+id, ""); status.State != api.Failed || status.Error == nil || status.Error.Code != "cancelled" {
+		t.Errorf("%+v", status)
+	}
+	b.refused(409, "run_cancelled", "POST", "/solve/"+id+"/interrupt", "")
+	events := b.events("GET", "/solve/"+id+"/events", "")
+	if last := events[len(events)-1]; last.Type != anytime.EventError || !strings.Contains(string(last.Data), `"cancelled"`) {
+		t.Errorf("last event %v", last)
+	}
+}
+
+// TestPings keeps a silent stream open.
+func TestPings(t *testing.T) {
+	stall := make(chan struct{})
+	b := newSite(t, decodetest.Options{OnToken: func(string) error { <-stall; return nil }}, func(c *server.Config) { c.Ping = time.Millisecond })
+	resp := b.send("POST", "/solve?stream=true&budget=2", `{"problem": "How many?"}`)
+	defer resp.Body.Close()
+	var got strings.Builder
+	for buf := make([]byte, 64); !strings.Contains(got.String(), ": ping\n\n"); {
+		n, err := resp.Body.Read(buf)
+		got.Write(buf[:n])
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stall)
+	for _, err := range sse.Read(resp.Body) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestBusy(t *testing.T) {
+	b := newSite(t, slow)
+	for range 8 {
+		_, stop := b.running("")
+		defer stop()
+	}
+	resp := b.send("POST", "/solve", `{"problem": "How many?"}`)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("status %d, Retry-After %q", resp.StatusCode, resp.Header.Get("Retry-After"))
+	}
+}
