@@ -41,7 +41,7 @@ type Config struct {
 	FlashAttention string        `yaml:"flash_attention" help:"auto, on or off. Off with kv_type f32 makes forks of F32 models exact to the bit."`
 	Sequences      int           `yaml:"sequences" help:"Sequences of a model that decode at once, forks for answers included; more wait. 1 to 256."`
 	BatchTokens    int           `yaml:"batch" help:"Most tokens in a decode step; at least sequences."`
-	Threads        int           `yaml:"threads" help:"Threads that decode. 0 is the number of cores."`
+	Threads        int           `yaml:"threads" help:"Threads that decode. 0 is all cores but one: a step waits for its slowest thread, and the server needs a core as well."`
 	GPULayers      int           `yaml:"gpu_layers" help:"Layers to put on the GPU: -1 all that fit, 0 none."`
 	Watchdog       time.Duration `yaml:"watchdog" help:"How long the engine process may be silent before it is replaced."`
 
@@ -161,6 +161,9 @@ func (f *Family) UnmarshalYAML(node *yaml.Node) error {
 	}
 	f.Family = new(prompt.Family)
 	if err := strict(data, f.Family); err != nil {
+		if wrong := new(yaml.TypeError); errors.As(err, &wrong) {
+			err = errors.New(innerLine.ReplaceAllString(strings.Join(wrong.Errors, ", "), ""))
+		}
 		return fail(err)
 	}
 	if err := f.Validate(); err != nil {
@@ -168,6 +171,9 @@ func (f *Family) UnmarshalYAML(node *yaml.Node) error {
 	}
 	return nil
 }
+
+// innerLine is a line number that counts from where the family begins.
+var innerLine = regexp.MustCompile(`line \d+: `)
 
 // Size is a number of bytes. Its text is a number, or one with the unit KiB, MiB, GiB or TiB.
 type Size int64
@@ -268,7 +274,7 @@ func (c *Config) Validate() error {
 		}
 		for _, name := range slices.Sorted(maps.Keys(m.Adapters)) {
 			check(modelID.MatchString(name), field("adapters"), name, "must name adapters with letters, digits, '.', '_', '-' and '/'")
-			check(m.Adapters[name] != "", field("adapters."+name), "", "must name the adapter's file")
+			check(m.Adapters[name] != "", field("adapters."+name), "", "must name the file of the adapter")
 		}
 	}
 	check(c.Memory >= 0, "memory", c.Memory, "must be 0 or more bytes")

@@ -25,6 +25,8 @@ import (
 	"anytime/internal/decode/llamacpp"
 )
 
+//go:generate go test -run ^TestExampleFile$ . -update
+
 func main() {
 	ctx, stop := context.WithCancel(context.Background())
 	hurry, cut := context.WithCancel(context.Background())

@@ -10,6 +10,7 @@ import (
 
 	"anytime/internal/budget"
 	"anytime/internal/decode"
+	"anytime/internal/decode/prompt"
 	"anytime/internal/summarize"
 )
 
@@ -54,6 +55,7 @@ func (r *run) plan(natural bool, maxTokens int) summarize.Plan {
 	}
 	if r.prompt.Thinking {
 		p.Reasoning = r.family.Reasoning()
+		p.Announced = r.req.Style == prompt.StylePaper
 	}
 	return p
 }
@@ -145,7 +147,7 @@ func (r *run) conclude(ctx context.Context, seq decode.Sequence, position int, n
 	reset := r.resumed || len(r.earlier) > 0
 	for firm := range 2 {
 		if firm == 1 {
-			plan.Close = r.closing(natural, true)
+			plan.Close, plan.Announced = r.closing(natural, true), true
 		}
 		votes, whole, err := r.votes(ctx, seq, position, plan, uint64(firm), func(s summarize.Delta, tokens int) {
 			if out.first.IsZero() {
@@ -310,7 +312,7 @@ func lastLine(thought string) string {
 	const longest = 200
 	thought = strings.TrimSpace(thought)
 	line := strings.TrimSpace(thought[strings.LastIndexByte(thought, '\n')+1:])
-	answer := summarize.Extract(line).Answer
+	answer := summarize.Extract(line, false).Answer
 	if len(answer) > longest {
 		answer = strings.ToValidUTF8(answer[len(answer)-longest:], "")
 	}

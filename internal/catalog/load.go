@@ -98,10 +98,10 @@ func (m *model) close() error {
 	return engine.Close()
 }
 
-// The warm-up's size. A model too slow for it is measured as far as it gets.
+// The warm-up's size: some windows of a Pace, whose estimates start pessimistic. A model too slow for it is measured as far as it gets.
 const (
-	primeTokens  = 32 // of thinking
-	primeAnswer  = 20 // tokens; both fill a window of a Pace
+	primeTokens  = 80 // of thinking
+	primeAnswer  = 49 // tokens
 	primeTime    = 15 * time.Second
 	primeThought = 6 * time.Second
 )

@@ -122,7 +122,9 @@ func (s *Server) readBody(w http.ResponseWriter, c *call) ([]byte, error) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(s.cfg.Timeout)) // a writer that cannot is no connection
 	data, err := io.ReadAll(http.MaxBytesReader(w, c.Body, s.cfg.MaxBody))
-	_ = control.SetReadDeadline(time.Time{})
+	if err == nil { // else what is left of the body must not be waited for either
+		_ = control.SetReadDeadline(time.Time{})
+	}
 	return data, err
 }
 

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"context"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -14,6 +15,9 @@ var short = decodetest.Options{
 	Model: decodetest.Script([]string{" a", " b", " c"}, "<think>\n", "</think>", counting), Step: time.Microsecond, Prefill: time.Nanosecond,
 }
 
+// patience is longer than any such request takes, deadlines aside.
+const patience = 8 * time.Second
+
 func fuzz(f *testing.F, path string, seeds ...string) {
 	b := newSite(f, short)
 	for _, s := range seeds {
@@ -23,7 +27,12 @@ func fuzz(f *testing.F, path string, seeds ...string) {
 		r := httptest.NewRequest("POST", "http://localhost"+path, strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
-		b.server.ServeHTTP(w, r)
+		ctx, cancel := context.WithTimeout(r.Context(), patience)
+		defer cancel()
+		b.server.ServeHTTP(w, r.WithContext(ctx))
+		if ctx.Err() != nil {
+			t.Fatalf("no reply to %q in %v", body, patience)
+		}
 		if w.Code >= 500 {
 			t.Errorf("status %d for %q: %s", w.Code, body, w.Body)
 		}

@@ -17,8 +17,9 @@ type Extracted struct {
 var headers = []string{"final answer", "the answer is", "answer:"}
 
 // Extract finds the answer in a summary leniently, for people to read: the last \boxed{…}, else what stands behind the last
-// "Final Answer" or its like in the same paragraph, else the whole text. (The reward of training is strict: see package reward.)
-func Extract(summary string) Extracted {
+// "Final Answer" or its like in the same paragraph, else, if the text was announced by such a header, its first paragraph, else the
+// whole text. (The reward of training is strict.)
+func Extract(summary string, announced bool) Extracted {
 	if boxed, ok := grade.Boxed(summary); ok {
 		if boxed = strings.TrimSpace(boxed); boxed != "" {
 			start := strings.LastIndex(summary, boxed)
@@ -43,6 +44,14 @@ func Extract(summary string) Extracted {
 				e.Marked = whole
 				return e
 			}
+		}
+	}
+	if announced {
+		start := len(summary) - len(strings.TrimLeft(summary, "* \t\r\n"))
+		if n := strings.Index(summary[start:], "\n\n"); n > 0 {
+			e := trim(summary, start, start+n)
+			e.Marked = true
+			return e
 		}
 	}
 	return trim(summary, 0, len(summary))

@@ -20,6 +20,8 @@ type Plan struct {
 	Stop  []string      // the user's: ends the answer, and is not part of it
 	// Reasoning are the marks of thinking. One in an answer means that reasoning has leaked into it.
 	Reasoning []string
+	// Announced: Close ends in a header such as "Final Answer", so that what comes first is the answer.
+	Announced bool
 }
 
 // Summary is an answer with the text that it was found in.
@@ -65,7 +67,7 @@ func Take(ctx context.Context, fork decode.Sequence, plan Plan, onText func(Delt
 		}
 	}
 	finish := func(err error) (Summary, error) {
-		s.Extracted = Extract(s.Text)
+		s.Extracted = Extract(s.Text, plan.Announced)
 		s.Confidence = confidence(shown, s.Start, s.End)
 		if !started.IsZero() {
 			s.Took = time.Since(started)

@@ -23,7 +23,7 @@ type Config struct {
 	CacheTokens   int    // KV cells that all sequences share; default 4 × ContextTokens, at most 32768, at least ContextTokens
 	Sequences     int    // sequences that decode at once, forks and kept caches included; more wait. Default 32, at most 256
 	BatchTokens   int    // most tokens in a decode step; default 512
-	Threads       int    // default the number of cores
+	Threads       int    // default all cores but one
 	GPULayers     int    // layers on the GPU; 0 none, AllLayers as many as fit
 	KVType        string // f16 (default), q8_0, f32
 	// FlashAttention is auto (default), on or off; q8_0 needs it. Off with f32 makes a fork equal a decoding from scratch
@@ -66,7 +66,8 @@ func (c Config) withDefaults(h *gguf.Header) (Config, error) {
 	setDefault(&c.CacheTokens, max(c.ContextTokens, min(4*c.ContextTokens, 32768)))
 	setDefault(&c.Sequences, 32)
 	setDefault(&c.BatchTokens, 512)
-	setDefault(&c.Threads, runtime.NumCPU())
+	// All but one: a step waits for its slowest thread, so one that must share its core with the server stalls all.
+	setDefault(&c.Threads, max(1, runtime.NumCPU()-1))
 	setDefault(&c.KVType, "f16")
 	setDefault(&c.FlashAttention, "auto")
 	setDefault(&c.Watchdog, time.Minute)

@@ -133,7 +133,7 @@ func TestChildKilled(t *testing.T) {
 
 func TestChildHangs(t *testing.T) {
 	want := workload(t, open(t), 2, nil)
-	e := open(t, func(c *llamacpp.Config) { c.Watchdog = 500 * time.Millisecond })
+	e := open(t, func(c *llamacpp.Config) { c.Watchdog = 2 * time.Second })
 	got := workload(t, e, 2, func() { kill(t, e, syscall.SIGSTOP) })
 	same(t, got, want)
 	if e.Stats().Restarts != 1 {

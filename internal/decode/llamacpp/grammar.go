@@ -98,7 +98,9 @@ func newMatcher(text string, p *pieces) (*matcher, error) {
 		if total += m.steps; total > maxCheckSteps {
 			return nil, refuse("grammar", "has too many optional elements in a row; it must be less ambiguous")
 		}
-		clear(m.nodes)
+		if len(m.nodes) > 0 {
+			m.nodes = map[nodeKey]*node{}
+		}
 	}
 	m.allow(maxTokenSteps)
 	if m.state = m.enter(g.root, nil, nil); len(m.state) == 0 {
@@ -233,7 +235,7 @@ func (m *matcher) read(set []*node, text string) (_ []*node, partial string) {
 func (m *matcher) accept(text string) {
 	m.allow(maxTokenSteps)
 	if len(m.nodes) > 1<<16 {
-		clear(m.nodes) // ways are still followed, only those that meet again may be followed twice
+		m.nodes = map[nodeKey]*node{} // ways are still followed, only those that meet again may be followed twice
 	}
 	m.state, m.partial = m.read(m.state, m.partial+text)
 }

@@ -150,7 +150,11 @@ func FuzzGrammar(f *testing.F) {
 		f.Add(g, "aab{}")
 	}
 	f.Fuzz(func(t *testing.T, grammar, text string) {
+		began := time.Now()
 		m, err := newMatcher(grammar, nil)
+		if d := time.Since(began); d > 10*time.Second {
+			t.Fatalf("%q was checked for %v", grammar, d)
+		}
 		if err != nil {
 			var input *decode.InputError
 			if !errors.As(err, &input) {
@@ -158,11 +162,15 @@ func FuzzGrammar(f *testing.F) {
 			}
 			return
 		}
-		for i := range len(text) {
+		for i := range min(len(text), 8) {
+			began := time.Now()
 			if !m.allows(text[i : i+1]) {
 				break
 			}
 			m.accept(text[i : i+1])
+			if d := time.Since(began); d > 10*time.Second {
+				t.Fatalf("%q: a byte took %v", grammar, d)
+			}
 			if len(m.state) == 0 {
 				t.Fatalf("an allowed byte left no way to go on: %q %q", grammar, text[:i+1])
 			}
