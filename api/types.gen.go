@@ -1529,6 +1529,9 @@ type SolveRequest struct {
 	// TopP The likeliest tokens of this much probability together; 0 and 1 are off.
 	TopP *TopP `json:"top_p,omitempty"`
 
+	// VoteTemperature Temperature of several votes. Absent: the request's, or 0.6 where that is 0.
+	VoteTemperature *float32 `json:"vote_temperature,omitempty"`
+
 	// Votes Answers sampled at the end, of which the majority counts (default 1).
 	Votes *int `json:"votes,omitempty"`
 }

@@ -328,3 +328,10 @@ func text(t testing.TB, events []event, kind string) string {
 	}
 	return b.String()
 }
+
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

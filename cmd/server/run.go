@@ -99,10 +99,14 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 			err = fmt.Errorf("%d runs did not answer in time; with a store on disk the next start takes them up: %w", solver.Live(), e)
 		}
 	}
+	// Before the replies are waited for, so that who is still waiting for a model to be loaded is told that none will be.
+	err = errors.Join(err, solver.Close(), models.Close())
 	if e := web.Shutdown(grace); e != nil {
 		err = errors.Join(err, fmt.Errorf("replies were cut off: %w", e), web.Close())
 	}
-	<-served
+	if e := <-served; err == nil && !errors.Is(e, http.ErrServerClosed) {
+		err = e
+	}
 	return err
 }
 
@@ -111,15 +115,19 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 func serve(ctx context.Context, served chan error, models *catalog.Catalog, solver *anytime.Solver, greet func()) error {
 	starting, cancel := context.WithCancel(ctx)
 	defer cancel()
-	started := make(chan error, 1)
-	go func() { started <- start(starting, models, solver) }()
+	started := make(chan struct{})
+	var failure error // of the start, once that has ended
+	go func() {
+		defer close(started)
+		failure = start(starting, models, solver)
+	}()
 	select {
-	case err := <-started:
+	case <-started:
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil:
-			return err
+		case failure != nil:
+			return failure
 		}
 		greet()
 	case err := <-served:

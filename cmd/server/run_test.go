@@ -126,14 +126,16 @@ func (s *running) stream(t *testing.T, answerTokens int) (begun chan struct{}, r
 	t.Helper()
 	begun, result = make(chan struct{}), make(chan anytime.Reply, 1)
 	body := fmt.Sprintf(`{"problem": "Count.", "budget": "3500", "answer_tokens": %d, "stream": true}`, answerTokens)
-	res, err := http.Post(s.url+"/solve", "application/json", strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
 	thinks := sync.OnceFunc(func() { close(begun) })
 	go func() {
-		defer res.Body.Close()
 		defer close(result)
+		defer thinks() // whatever went wrong
+		res, err := http.Post(s.url+"/solve", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer res.Body.Close()
 		kind := ""
 		lines := bufio.NewScanner(res.Body)
 		lines.Buffer(nil, 1<<20)
@@ -231,7 +233,7 @@ func TestStartErrors(t *testing.T) {
 		usage bool
 	}{
 		"wrong settings": {[]string{"-model", talker, "-addr", "0.0.0.0:0"}, "addr is", true},
-		"unknown flag":   {[]string{"-modle", talker}, "-modle", true},
+		"unknown flag":   {[]string{"-modell", talker}, "-modell", true},
 		"no libraries":   {[]string{"-model", talker, "-engine-lib", t.TempDir()}, "engine_lib is", false},
 		"no model":       {[]string{"-model", "/nowhere/at.gguf", "-engine-lib", fakes}, "no such file", false},
 		"no GGUF":        {[]string{"-model", damaged, "-engine-lib", fakes}, "damaged.gguf", false},
@@ -250,8 +252,8 @@ func TestStartErrors(t *testing.T) {
 	}
 }
 
-// A signal while the model is still being loaded is no error.
-func TestStopWhileStarting(t *testing.T) {
+// A signal while a model is being fetched is no error.
+func TestStopWhileFetching(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

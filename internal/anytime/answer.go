@@ -31,9 +31,6 @@ type concluded struct {
 	err   error
 }
 
-// voteTemperature makes votes differ where the request is greedy.
-const voteTemperature = 0.6
-
 // closing is the forced text between thinking and answer. natural: the model has closed its thinking itself.
 func (r *run) closing(natural, firm bool) []decode.Part {
 	switch {
@@ -184,8 +181,8 @@ func (r *run) votes(ctx context.Context, seq decode.Sequence, position int, plan
 	onText func(summarize.Delta, int),
 ) (votes []summarize.Summary, whole int, err error) {
 	n := r.req.Votes
-	if n > 1 && plan.Span.Sampling.Temperature == 0 {
-		plan.Span.Sampling.Temperature = voteTemperature
+	if n > 1 {
+		plan.Span.Sampling.Temperature = *r.req.VoteTemperature
 	}
 	type vote struct {
 		summary summarize.Summary

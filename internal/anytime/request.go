@@ -26,6 +26,8 @@ type Request struct {
 	Checkpoints  budget.Schedule  `json:"checkpoints"`
 	EarlyStop    budget.EarlyStop `json:"early_stop"`
 	Votes        int              `json:"votes,omitempty"` // answers sampled at the end, of which the majority counts; 0 as 1
+	// VoteTemperature is that of several votes; nil is the request's, or 0.6 where that is greedy.
+	VoteTemperature *float32 `json:"vote_temperature,omitempty"`
 
 	Sampling    decode.Sampling `json:"sampling"` // its grammar and logit bias hold for the answer only
 	Seed        *uint64         `json:"seed,omitempty"`

@@ -146,8 +146,14 @@ func (r *run) render() error {
 	return err
 }
 
-// reserve is how many tokens are kept for an answer that may be longer where there is room and time.
-func (r *run) reserve() int { return min(r.req.AnswerTokens, r.solver.cfg.AnswerTokens) }
+// reserve is how many tokens are kept for an answer that may be longer where there is room and time; of MaxTokens at most half.
+func (r *run) reserve() int {
+	n := min(r.req.AnswerTokens, r.solver.cfg.AnswerTokens)
+	if r.req.MaxTokens > 0 {
+		n = min(n, (r.req.MaxTokens+1)/2)
+	}
+	return n
+}
 
 // limit is the request's budget within what the context and MaxTokens leave for thinking.
 func (r *run) limit() (budget.Budget, error) {
@@ -280,7 +286,7 @@ func (r *run) finish(final answered) {
 	}
 	if r.meter != nil {
 		r.reply.Stop.Limit = r.meter.Limit()
-		r.usage.Approximate = !r.model.Engine.Info().Capabilities.TokenIDs
+		r.reply.Usage.Approximate = !r.model.Engine.Info().Capabilities.TokenIDs
 	}
 	if r.reply.Checkpoints == nil {
 		r.reply.Checkpoints = []Checkpoint{}

@@ -157,7 +157,9 @@ func (s *Solver) Recover(ctx context.Context) error {
 				continue
 			}
 			taken++
-			if err := s.takeUp(ctx, kept); err != nil {
+			if err := s.takeUp(ctx, kept); ctx.Err() != nil {
+				return ctx.Err() // it stays unfinished, for the next process
+			} else if err != nil {
 				s.cfg.Logger.Error("unfinished run cannot be taken up", "run", kept.ID, "error", err)
 				failure := ErrorData{Code: "restart", Message: "the server was restarted and could not take the run up: " + err.Error()}
 				change := store.Change{State: store.Failed, Events: []store.Event{{Type: EventError, Data: mustJSON(failure)}}}
@@ -422,6 +424,9 @@ func isGone(err error) bool {
 	return errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrClosed)
 }
 
+// voteTemperature makes votes differ where the request is greedy.
+const voteTemperature = 0.6
+
 // bounds of a request, beyond those of its parts.
 const (
 	maxVotes        = 16
@@ -442,6 +447,13 @@ func validate(req *Request, answerTokens int) error {
 	}
 	if req.Votes == 0 {
 		req.Votes = 1
+	}
+	if req.VoteTemperature == nil {
+		t := req.Sampling.Temperature
+		if t == 0 {
+			t = voteTemperature
+		}
+		req.VoteTemperature = &t
 	}
 	if req.OnDisconnect == "" {
 		req.OnDisconnect = Cancel
@@ -469,6 +481,7 @@ func validate(req *Request, answerTokens int) error {
 		between("stop", len(req.Stop), 0, maxStops),
 		between("top_logprobs", req.TopLogProbs, 0, 20),
 		sampling(req.Sampling),
+		sampling(decode.Sampling{Temperature: *req.VoteTemperature}),
 	)
 }
 

@@ -126,7 +126,7 @@ func (r *run) decode(left int, late <-chan time.Time) error {
 			}
 			if p := a.chunk.Prefill; p != nil {
 				r.prefilled(*p)
-				last = a.at
+				last = time.Time{} // tokens that come with it are not timed
 			}
 			n := len(a.chunk.Tokens)
 			r.meter.Count(n)

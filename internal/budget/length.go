@@ -29,13 +29,13 @@ func (l *Length) Observe(tokens int) {
 	l.mean += ratioWeight * (x - l.mean)
 }
 
-// Reserve returns how many tokens to keep for an answer of at most so many: mean + 2 deviations, all of them until enough were seen.
+// Reserve returns how many tokens to keep for an answer of at most so many: mean + 2 deviations, half of them until enough were seen.
 // That is less cautious than a Pace: a longer answer is cut off at the deadline, not late, and may have said what matters.
 func (l *Length) Reserve(atMost int) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.seen < enough {
-		return atMost
+		return (atMost + 1) / 2
 	}
 	return min(atMost, int(math.Ceil(l.mean+2*max(l.deviation, leastDeviation*l.mean))))
 }

@@ -13,8 +13,8 @@ func TestLength(t *testing.T) {
 		atMost    int
 		low, high int
 	}{
-		{"nothing seen", nil, 128, 128, 128},
-		{"too little seen", []int{10, 10, 10}, 128, 128, 128},
+		{"nothing seen", nil, 128, 64, 64},
+		{"too little seen", []int{10, 10, 10}, 128, 64, 64},
 		{"steady", []int{20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20}, 128, 21, 30},
 		{"varied", []int{10, 40, 10, 40, 10, 40, 10, 40, 10, 40}, 128, 41, 128},
 		{"always cut off", []int{64, 64, 64, 64, 64, 64, 64, 64, 64, 64}, 64, 64, 64},

@@ -40,7 +40,7 @@ func (s *Server) solveRequest(c *call, body api.SolveRequest) (anytime.Request, 
 		Owner: c.owner, Arrived: c.arrived, Template: prompt.Options{Thinking: true},
 		Model: or(body.Model, ""), MaxTokens: or(body.MaxTokens, 0), AnswerTokens: or(body.AnswerTokens, 0), Votes: or(body.Votes, 0),
 		OnDisconnect: anytime.OnDisconnect(or(body.OnDisconnect, "")),
-		Stop:         or(body.Stop, nil), Seed: seed(body.Seed, 0),
+		Stop:         or(body.Stop, nil), Seed: seed(body.Seed, 0), VoteTemperature: body.VoteTemperature,
 	}
 	switch {
 	case (body.Problem == nil) == (body.Messages == nil):

@@ -10,9 +10,9 @@ import (
 	"anytime/internal/decode/llamacpp"
 )
 
-// benchConfig runs the model of ANYTIME_BENCH_MODEL, else the tiny one.
+// benchConfig runs the model of ANYTIME_TEST_MODEL, else the tiny one.
 func benchConfig(b *testing.B) llamacpp.Config {
-	c := llamacpp.Config{ModelPath: os.Getenv("ANYTIME_BENCH_MODEL"), LibDir: libDir(b), ContextTokens: 2048, CacheTokens: 8192}
+	c := llamacpp.Config{ModelPath: os.Getenv("ANYTIME_TEST_MODEL"), LibDir: libDir(b), ContextTokens: 2048, CacheTokens: 8192}
 	if c.ModelPath == "" {
 		c.ModelPath = modelPath
 	}

@@ -188,6 +188,9 @@ func (e *Engine) open(req decode.Request) (*sequence, error) {
 	if err := checkParts(req.Prompt, e.hello.Vocabulary, e.config.ContextTokens, e.hello.MaxPiece); err != nil {
 		return nil, err
 	}
+	if !slices.ContainsFunc(req.Prompt, func(p decode.Part) bool { return p.Text != "" || len(p.IDs) > 0 }) {
+		return nil, refuse("prompt", "is empty; it must hold at least one token")
+	}
 	var a *loraAdapter
 	if req.Adapter != "" {
 		if a = e.names[req.Adapter]; a == nil {

@@ -351,7 +351,7 @@ func (p *grammarParser) repetition(item []element) ([]element, error) {
 	default:
 		return item, nil
 	}
-	if len(item) > 1 { // a literal is repeated as a whole
+	if len(item) != 1 { // a literal is repeated as a whole
 		id := p.newRule()
 		if err := p.define(id, [][]element{item}); err != nil {
 			return nil, err

@@ -146,7 +146,7 @@ func TestGrammarAmbiguous(t *testing.T) {
 }
 
 func FuzzGrammar(f *testing.F) {
-	for _, g := range []string{jsonGrammar, `root ::= "a"{2,3} | [^b-d]* (.)?`, "root ::= a\na ::= \"x\" a |\n", `root ::= (((`, "root ::= \"\\u00"} {
+	for _, g := range []string{jsonGrammar, `root ::= "a"{2,3} | [^b-d]* (.)?`, "root ::= a\na ::= \"x\" a |\n", `root ::= (((`, "root ::= \"\\u00", `root ::= ""? ""* ""{2,3} "a"`} {
 		f.Add(g, "aab{}")
 	}
 	f.Fuzz(func(t *testing.T, grammar, text string) {

@@ -17,6 +17,7 @@ type loaded struct {
 	whole     bool // a state that cannot be cut: recurrent and hybrid models
 	recurrent bool // no KV cells at all
 	gpuLayers int
+	memoryErr error // the cache no longer is what the scheduler thinks
 }
 
 // loadLibraries loads llama.cpp and makes sure that it is the version whose structs the binding knows.
@@ -111,10 +112,16 @@ func (l *loaded) copyPrefix(from, to, n int) {
 	if l.whole {
 		end = -1
 	}
-	llama.MemorySeqCp(l.memory, llama.SeqId(from), llama.SeqId(to), 0, end)
+	if err := llama.MemorySeqCp(l.memory, llama.SeqId(from), llama.SeqId(to), 0, end); err != nil {
+		l.memoryErr = err
+	}
 }
 
 // truncate implements memory.
 func (l *loaded) truncate(slot, n int) {
-	llama.MemorySeqRm(l.memory, llama.SeqId(slot), llama.Pos(n), -1)
+	if ok, err := llama.MemorySeqRm(l.memory, llama.SeqId(slot), llama.Pos(n), -1); err != nil {
+		l.memoryErr = err
+	} else if !ok {
+		l.memoryErr = fmt.Errorf("llama.cpp did not cut slot %d to %d tokens", slot, n)
+	}
 }

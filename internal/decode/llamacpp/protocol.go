@@ -85,10 +85,10 @@ type reply struct {
 // update is news of one sequence.
 type update struct {
 	Seq     uint64
-	Forked  bool    // a fork has begun with its parent's first Shared tokens
-	Shared  int     //
-	Applied bool    // the oldest append is at the head: Forced
-	Forced  []int32 //
+	Forked  bool    // a fork has begun …
+	Shared  int     // … with that many of its parent's tokens
+	Applied bool    // the oldest append is at the head …
+	Forced  []int32 // … as these tokens
 	Tokens  []decode.Token
 	Prefill *decode.Prefill
 	End     decode.End

@@ -1,7 +1,6 @@
 package llamacpp
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -95,15 +94,10 @@ func join(parts []decode.Part) []decode.Part {
 	return list
 }
 
-// tokenize returns the tokens of the parts, each tokenized by itself.
-func (v *vocab) tokenize(parts []decode.Part) ([]int32, error) {
+// tokenize returns the tokens of the parts, each tokenized by itself. checkParts has passed them.
+func (v *vocab) tokenize(parts []decode.Part) []int32 {
 	var ids []int32
 	for _, p := range parts {
-		for _, id := range p.IDs {
-			if id < 0 || int(id) >= v.size {
-				return nil, &decode.InputError{Field: "prompt", Reason: fmt.Sprintf("token id %d is not in the vocabulary of %d", id, v.size)}
-			}
-		}
 		ids = append(ids, p.IDs...)
 		if p.Literal {
 			ids = append(ids, v.literal(p.Text)...)
@@ -113,7 +107,7 @@ func (v *vocab) tokenize(parts []decode.Part) ([]int32, error) {
 			ids = append(ids, v.ids(piece, true)...)
 		}
 	}
-	return ids, nil
+	return ids
 }
 
 func (v *vocab) ids(text string, special bool) []int32 {
@@ -187,10 +181,10 @@ func (v *vocab) literal(text string) []int32 {
 }
 
 // prompt is tokenize with BOS before it if the vocabulary wants that and the prompt does not begin with it.
-func (v *vocab) prompt(parts []decode.Part) ([]int32, error) {
-	ids, err := v.tokenize(parts)
-	if err == nil && v.addBOS && (len(ids) == 0 || ids[0] != v.bos) {
+func (v *vocab) prompt(parts []decode.Part) []int32 {
+	ids := v.tokenize(parts)
+	if v.addBOS && (len(ids) == 0 || ids[0] != v.bos) {
 		ids = slices.Insert(ids, 0, v.bos)
 	}
-	return ids, err
+	return ids
 }

@@ -1,0 +1,250 @@
+package llamacpp
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"anytime/internal/decode"
+
+	"github.com/hybridgroup/yzma/pkg/llama"
+)
+
+// step decodes one batch and draws its tokens; false if there was nothing to do.
+func (w *worker) step() (bool, error) {
+	began := time.Now()
+	adapter, batch := w.sched.plan()
+	for {
+		if len(batch) == 0 {
+			return false, nil
+		}
+		rc, err := w.decode(adapter, batch)
+		if err != nil {
+			return false, err
+		}
+		if rc == 0 {
+			break
+		}
+		if !w.sched.abandon(batch) {
+			w.fail(w.streams[batch[0].seq.id], fmt.Errorf("llama.cpp found no room for it in a cache of %d tokens", w.config.CacheTokens))
+		}
+		adapter, batch = w.sched.plan()
+	}
+	w.sched.commit(batch)
+	now := time.Now()
+	index := int32(-1)
+	for _, work := range batch {
+		index += int32(work.n)
+		st := w.streams[work.seq.id]
+		if f := st.forced; f != nil && f.done.IsZero() && work.from+work.n > f.start {
+			if f.began.IsZero() {
+				f.began = began
+				f.cached = max(0, min(work.from, f.end)-f.start)
+			}
+			if work.from+work.n >= f.end {
+				f.done = now
+			}
+		}
+		if work.logits {
+			logits, err := llama.GetLogitsIth(w.context, index, w.vocab.size)
+			if err != nil || logits == nil {
+				return false, fmt.Errorf("llama.cpp has no logits for position %d of the batch", index)
+			}
+			w.sample(st, logits)
+		}
+	}
+	return true, nil
+}
+
+// decode runs a batch through the model: 0 done, 1 no room in the cache.
+func (w *worker) decode(adapter uint64, batch []work) (int32, error) {
+	if w.memoryErr != nil {
+		return 0, w.memoryErr
+	}
+	if err := w.setAdapter(adapter); err != nil {
+		return 0, err
+	}
+	if err := w.batch.Clear(); err != nil {
+		return 0, err
+	}
+	for _, work := range batch {
+		slot := []llama.SeqId{llama.SeqId(work.seq.slot)}
+		for i := range work.n {
+			at := work.from + i
+			if err := w.batch.Add(llama.Token(work.seq.tokens[at]), llama.Pos(at), slot, work.logits && i == work.n-1); err != nil {
+				return 0, err
+			}
+		}
+	}
+	rc, err := llama.Decode(w.context, w.batch)
+	if err != nil || rc != 0 && rc != 1 {
+		return rc, fmt.Errorf("llama.cpp failed to decode a batch of %d tokens: code %d", w.batch.NTokens, rc)
+	}
+	return rc, err
+}
+
+// sample draws a stream's next token.
+func (w *worker) sample(st *stream, logits []float32) {
+	sp := st.span
+	stats, ok := measure(logits)
+	if !ok {
+		w.fail(st, errors.New("the model's logits are not finite numbers"))
+		return
+	}
+	p := sp.Sampling
+	var forbidden []int32
+	if sp.done < sp.MinTokens {
+		forbidden = w.vocab.eog
+	}
+	adjusted := logits
+	if len(p.LogitBias) > 0 || len(forbidden) > 0 || sp.grammar != nil {
+		adjusted = w.sampler.adjust(logits, p.LogitBias, forbidden)
+	}
+	masked := false
+	if g := sp.grammar; g != nil {
+		// To ask the grammar about every token is slow; a greedy choice that it allows needs no more.
+		best := w.sampler.draw(adjusted, decode.Sampling{}, 0)
+		if p.Temperature > 0 || best < 0 || w.vocab.special[best] || slices.Contains(w.vocab.eog, best) || !g.allows(w.vocab.piece(best)) {
+			if err := g.mask(adjusted, w.vocab.eog); err != nil {
+				w.fail(st, err)
+				return
+			}
+			masked = true
+		}
+	}
+	id := w.sampler.draw(adjusted, p, uniform(st.seed, len(st.tokens)))
+	switch {
+	case id < 0:
+		w.end(st, decode.EndGrammar)
+	case slices.Contains(w.vocab.eog, id):
+		reason := decode.EndEOG
+		if masked && !w.allowsMore(adjusted) {
+			reason = decode.EndGrammar
+		}
+		w.end(st, reason)
+	default:
+		w.accept(st, id, logits, stats)
+	}
+	w.advance(st)
+}
+
+// allowsMore says whether anything but the end of generation is allowed.
+func (w *worker) allowsMore(adjusted []float32) bool {
+	for _, id := range w.vocab.eog {
+		adjusted[id] = negInf
+	}
+	return w.sampler.draw(adjusted, decode.Sampling{}, 0) >= 0
+}
+
+// ends notes what was decoded and says whether the span's text ends here.
+func (sp *span) ends(text string) bool {
+	if len(sp.Until) == 0 {
+		return false
+	}
+	sp.tail += text
+	longest := 0
+	for _, u := range sp.Until {
+		if strings.Contains(sp.tail, u) {
+			return true
+		}
+		longest = max(longest, len(u))
+	}
+	sp.tail = sp.tail[max(0, len(sp.tail)-longest+1):]
+	return false
+}
+
+// accept adds a drawn token, and ends the span where it must end.
+func (w *worker) accept(st *stream, id int32, logits []float32, stats stats) {
+	sp := st.span
+	t := w.vocab.token(id)
+	logProb := func(l float32) float32 { return float32(float64(l) - stats.logSum) }
+	t.LogProb = logProb(logits[id])
+	if sp.TopLogProbs > 0 {
+		for _, c := range top(logits, sp.TopLogProbs) {
+			t.Top = append(t.Top, decode.TokenProb{ID: c.id, Text: w.vocab.piece(c.id), LogProb: logProb(c.logit)})
+		}
+	}
+	if sp.grammar != nil {
+		sp.grammar.accept(t.Text)
+	}
+	st.tokens = append(st.tokens, id)
+	st.decoded = append(st.decoded, int32(len(st.tokens)))
+	sp.done++
+	u := w.fresh(st)
+	u.Tokens = []decode.Token{t}
+	if f := st.forced; f != nil && !f.done.IsZero() {
+		u.Prefill = &decode.Prefill{Tokens: f.tokens, Cached: f.cached, Queued: f.began.Sub(f.asked), Took: f.done.Sub(f.began)}
+		st.forced = nil
+	}
+	switch {
+	case sp.ends(t.Text):
+		w.end(st, decode.EndUntil)
+	case sp.done >= sp.MaxTokens:
+		w.end(st, decode.EndLimit)
+	case len(st.tokens) >= w.config.ContextTokens:
+		w.end(st, decode.EndContext)
+	}
+	st.wake()
+	w.reached(st)
+}
+
+type adapter struct {
+	handle llama.AdapterLora
+	scale  float32
+	users  int
+	named  bool
+}
+
+// setAdapter makes the next batch use an adapter's weights, or the bare model's.
+func (w *worker) setAdapter(id uint64) error {
+	if id == w.applied {
+		return nil
+	}
+	var handle llama.AdapterLora
+	var scale float32
+	if a := w.adapters[id]; a != nil {
+		handle, scale = a.handle, a.scale
+	} else {
+		handle = w.adapters[w.applied].handle // scale 0 removes it; llama.cpp takes no empty list
+	}
+	if rc := llama.SetAdaptersLora(w.context, []llama.AdapterLora{handle}, []float32{scale}); rc != 0 {
+		return fmt.Errorf("llama.cpp refused to set an adapter: code %d", rc)
+	}
+	w.applied = id
+	return nil
+}
+
+func (w *worker) loadAdapter(c command) error {
+	handle, err := llama.AdapterLoraInit(w.model, c.Path)
+	if err != nil {
+		return err
+	}
+	if handle == 0 {
+		return &decode.InputError{Field: "adapter", Reason: "llama.cpp could not load it; it must be a LoRA adapter in GGUF form for this model"}
+	}
+	w.adapters[c.Adapter] = &adapter{handle: handle, scale: c.Scale, named: true}
+	return nil
+}
+
+// freeAdapter frees an adapter that has lost its name and its users, with the caches made with it.
+func (w *worker) freeAdapter(id uint64) {
+	a := w.adapters[id]
+	if a.named || a.users > 0 {
+		return
+	}
+	for i := range w.sched.slots {
+		if s := &w.sched.slots[i]; s.owner == nil && s.adapter == id {
+			w.sched.clear(i)
+		}
+	}
+	if w.applied == id {
+		if err := w.setAdapter(0); err != nil {
+			return // still set: freeing it would end the process
+		}
+	}
+	if err := llama.AdapterLoraFree(a.handle); err == nil {
+		delete(w.adapters, id)
+	}
+}
