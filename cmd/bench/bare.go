@@ -50,9 +50,13 @@ func bare(args []string) error {
 	defer llama.BatchFree(batch) //nolint:errcheck // the process ends
 	position := 0
 	decode := func(tokens []llama.Token) (llama.Token, error) {
-		batch.Clear()
+		if err := batch.Clear(); err != nil {
+			return 0, err
+		}
 		for i, t := range tokens {
-			batch.Add(t, llama.Pos(position), []llama.SeqId{0}, i == len(tokens)-1)
+			if err := batch.Add(t, llama.Pos(position), []llama.SeqId{0}, i == len(tokens)-1); err != nil {
+				return 0, err
+			}
 			position++
 		}
 		if _, err := llama.Decode(ctx, batch); err != nil {

@@ -34,8 +34,8 @@ func main() {
 		err = bare(os.Args[2:])
 	default:
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-		defer stop()
 		err = run(ctx)
+		stop()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -184,7 +185,7 @@ func (s *Solver) takeUp(ctx context.Context, kept store.Run) error {
 	if err != nil {
 		return err
 	}
-	r.earlier = append(rec.Checkpoints, rec.events...)
+	r.earlier = slices.Concat(rec.Checkpoints, rec.events)
 	r.cause = rec.Cause
 	r.resumed = true
 	if err := r.prepare(ctx, t); err != nil {

@@ -149,8 +149,8 @@ func TestWriteFileKeepsTheOldFileOnFailure(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	text := func(s string, err error) func(io.Writer) error {
 		return func(w io.Writer) error {
-			io.WriteString(w, s)
-			return err
+			_, failed := io.WriteString(w, s)
+			return errors.Join(err, failed)
 		}
 	}
 	if err := gguf.WriteFile(path, text("old", nil)); err != nil {
@@ -181,11 +181,13 @@ func raw(parts ...any) []byte {
 	var b bytes.Buffer
 	for _, p := range parts {
 		if s, ok := p.(string); ok {
-			binary.Write(&b, binary.LittleEndian, uint64(len(s)))
+			b.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(s))))
 			b.WriteString(s)
 			continue
 		}
-		binary.Write(&b, binary.LittleEndian, p)
+		if err := binary.Write(&b, binary.LittleEndian, p); err != nil {
+			panic(err)
+		}
 	}
 	return b.Bytes()
 }

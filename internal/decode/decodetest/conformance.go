@@ -334,7 +334,7 @@ func forkOutlives(t *testing.T, e decode.Engine) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	got := append(first, decodeN(t, f, 12)...)
+	got := slices.Concat(first, decodeN(t, f, 12))
 	want := decodeN(t, openSeq(t, e, decode.Text(question), back(e, thought), decode.Text(suffix)), 16)
 	same(t, "fork", got, want)
 }

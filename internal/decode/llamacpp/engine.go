@@ -29,7 +29,6 @@ type Engine struct {
 	config Config
 	child  childConfig
 	header *gguf.Header
-	dir    string // private copies of the adapters
 	stop   context.CancelFunc
 	done   chan struct{} // closed when the supervisor has ended
 
@@ -41,6 +40,7 @@ type Engine struct {
 	broken   error // why the child does not start, after some tries
 	closed   bool
 	nextID   uint64
+	dir      string // private copies of the adapters; "" until there is one
 	seqs     map[uint64]*sequence
 	calls    map[uint64]*call
 	names    map[string]*loraAdapter
@@ -95,9 +95,6 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	e := &Engine{
 		config: c, header: header, child: c.forChild(header), done: make(chan struct{}),
 		seqs: map[uint64]*sequence{}, calls: map[uint64]*call{}, names: map[string]*loraAdapter{}, adapters: map[uint64]*loraAdapter{},
-	}
-	if e.dir, err = os.MkdirTemp("", "anytime-engine-"); err != nil {
-		return nil, fmt.Errorf("open engine: %w", err)
 	}
 	life, stop := context.WithCancel(context.Background())
 	e.stop = stop
@@ -296,14 +293,14 @@ func (e *Engine) LoadAdapter(ctx context.Context, name, path string, scale float
 	if !(scale > 0 && scale <= 100) {
 		return refuse("scale", "is %v; it must be above 0, where 1 applies the adapter as trained, and at most 100", scale)
 	}
-	e.mu.Lock()
-	e.nextID++
-	a := &loraAdapter{id: e.nextID, scale: scale, path: filepath.Join(e.dir, fmt.Sprintf("adapter-%d.gguf", e.nextID))}
-	e.mu.Unlock()
+	a, err := e.newAdapter(scale)
+	if err != nil {
+		return fmt.Errorf("load adapter %q: %w", name, err)
+	}
 	if err := copyFile(a.path, path); err != nil {
 		return fmt.Errorf("load adapter %q: %w", name, err)
 	}
-	err := func() error {
+	err = func() error {
 		if _, err := gguf.CheckAdapter(a.path, e.header); err != nil {
 			return refuse("adapter", "%s is not usable: %s", path, strings.ReplaceAll(err.Error(), a.path, filepath.Base(path)))
 		}
@@ -325,6 +322,23 @@ func (e *Engine) LoadAdapter(ctx context.Context, name, path string, scale float
 	a.named = true
 	e.names[name], e.adapters[a.id] = a, a
 	return nil
+}
+
+// newAdapter numbers an adapter and finds it a place.
+func (e *Engine) newAdapter(scale float32) (*loraAdapter, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.usable(); err != nil {
+		return nil, err
+	}
+	if e.dir == "" {
+		var err error
+		if e.dir, err = os.MkdirTemp("", "anytime-engine-"); err != nil {
+			return nil, err
+		}
+	}
+	e.nextID++
+	return &loraAdapter{id: e.nextID, scale: scale, path: filepath.Join(e.dir, fmt.Sprintf("adapter-%d.gguf", e.nextID))}, nil
 }
 
 // UnloadAdapter implements decode.Adapters.

@@ -80,7 +80,7 @@ func runJob(j job) (r result, err error) {
 	if err != nil || model == 0 {
 		return r, fmt.Errorf("load model: %w", orRefused(err))
 	}
-	defer llama.ModelFree(model)
+	defer llama.ModelFree(model) //nolint:errcheck // the process ends with the job
 	cp := llama.ContextDefaultParams()
 	cp.NCtx, cp.NBatch, cp.NUbatch = 4096, 512, 512
 	cp.NThreads, cp.NThreadsBatch = 1, 1
@@ -90,7 +90,7 @@ func runJob(j job) (r result, err error) {
 	if err != nil || ctx == 0 {
 		return r, fmt.Errorf("make context: %w", orRefused(err))
 	}
-	defer llama.Free(ctx)
+	defer llama.Free(ctx) //nolint:errcheck // likewise
 	if j.Adapter != "" {
 		adapter, err := llama.AdapterLoraInit(model, j.Adapter)
 		if err != nil || adapter == 0 {
@@ -111,7 +111,7 @@ func runJob(j job) (r result, err error) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range j.Steps {
 		if rc, err := llama.Decode(ctx, llama.BatchGetOne(next)); rc != 0 || err != nil {
-			return r, fmt.Errorf("decode: %d, %v", rc, err)
+			return r, fmt.Errorf("decode: %d, %w", rc, err)
 		}
 		logits, err := llama.GetLogitsIth(ctx, -1, r.Vocab)
 		if err != nil {
@@ -191,7 +191,7 @@ func startEngine(t *testing.T) *engine {
 	e := &engine{t, cmd, in, bufio.NewReader(out)}
 	t.Cleanup(func() {
 		e.in.Close()
-		e.cmd.Wait()
+		_ = e.cmd.Wait() // it may have been killed
 	})
 	return e
 }

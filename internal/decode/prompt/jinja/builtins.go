@@ -352,7 +352,8 @@ func init() {
 			return math.RoundToEven(f*pow) / pow
 		},
 		"indent": func(m *machine, v Value, a args) Value {
-			t, pad := m.print(v), Text{}
+			t := m.print(v)
+			var pad Text
 			switch w := a.or(0, "width", int64(4)).(type) {
 			case Text:
 				pad = w

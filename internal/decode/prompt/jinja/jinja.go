@@ -16,6 +16,7 @@
 package jinja
 
 import (
+	"errors"
 	"fmt"
 	"time"
 	"unicode/utf8"
@@ -91,7 +92,7 @@ func catch(err *error, m *machine) {
 	default:
 		*err = &Error{Reason: fmt.Sprintf("the template engine failed: %v", r)}
 	}
-	if e, ok := (*err).(*Error); ok && e.Line == 0 && m != nil {
+	if e := new(Error); errors.As(*err, &e) && e.Line == 0 && m != nil {
 		e.Line = m.line
 	}
 }
