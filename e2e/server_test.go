@@ -52,7 +52,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	for path, rate := range map[string]float64{talker: 1e-9, thinker: 1. / 60} {
-		opts := tiny.Options{Rate: map[string]float64{tiny.ThinkClose: rate, tiny.EOS: 1e-9}}
+		opts := tiny.Options{ContextTokens: 8192, Rate: map[string]float64{tiny.ThinkClose: rate, tiny.EOS: 1e-9}}
 		if err := tiny.WriteFile(path, 1, opts); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1

@@ -63,6 +63,36 @@ func TestSolveBudgets(t *testing.T) {
 	}
 }
 
+// A thought of 4,000 tokens, ten thoughts at once: exact, each its own, and the same as alone.
+func TestSolveLongAndMany(t *testing.T) {
+	s := start(t, "", exact(talker)...)
+	if reply := s.solve("budget=4000", asked("Think long.", 0)); reply.Usage.ThinkingTokens != 4000 || reply.Answer == nil {
+		t.Errorf("%+v after %d tokens", reply.Stop, reply.Usage.ThinkingTokens)
+	}
+	const many = 10
+	var replies [many]anytime.Reply
+	var wg sync.WaitGroup
+	for i := range many {
+		wg.Go(func() {
+			r := s.do("POST", "/solve?budget=200&every=80", asked("Together.", i))
+			if err := json.Unmarshal(r.body, &replies[i]); err != nil || r.status != http.StatusOK {
+				t.Errorf("status %d: %s", r.status, r.body)
+			}
+		})
+	}
+	wg.Wait()
+	thoughts := map[string]bool{}
+	for i, r := range replies {
+		thoughts[r.Thinking] = true
+		if alone := s.solve("budget=200", asked("Together.", i)); r.Thinking != alone.Thinking || r.Usage.ThinkingTokens != 200 || len(r.Checkpoints) != 2 {
+			t.Errorf("thought %d: %d tokens, %d checkpoints\ntogether %q\nalone    %q", i, r.Usage.ThinkingTokens, len(r.Checkpoints), r.Thinking, alone.Thinking)
+		}
+	}
+	if len(thoughts) != many {
+		t.Errorf("%d different thoughts of %d", len(thoughts), many)
+	}
+}
+
 func TestSolveNaturalEnd(t *testing.T) {
 	s := start(t, "", "-model", thinker)
 	natural := 0

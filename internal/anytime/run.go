@@ -79,7 +79,7 @@ var (
 )
 
 // lateMargin is how long before the deadline the reply is finished whatever there is: it must still be committed and sent.
-const lateMargin = 25 * time.Millisecond
+const lateMargin = 40 * time.Millisecond
 
 // prepare finds the model, renders the prompt, opens the sequence and the account. Its errors are the client's to see.
 func (r *run) prepare(ctx context.Context, t thought) (err error) {

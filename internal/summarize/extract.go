@@ -47,9 +47,8 @@ func Extract(summary string, announced bool) Extracted {
 		}
 	}
 	if announced {
-		start := len(summary) - len(strings.TrimLeft(summary, "* \t\r\n"))
-		if n := strings.Index(summary[start:], "\n\n"); n > 0 {
-			e := trim(summary, start, start+n)
+		if end := paragraph(summary); end >= 0 {
+			e := trim(summary, 0, end)
 			e.Marked = true
 			return e
 		}

@@ -20,7 +20,7 @@ type Plan struct {
 	Stop  []string      // the user's: ends the answer, and is not part of it
 	// Reasoning are the marks of thinking. One in an answer means that reasoning has leaked into it.
 	Reasoning []string
-	// Announced: Close ends in a header such as "Final Answer", so that what comes first is the answer.
+	// Announced: Close ends in a header such as "Final Answer", so that the first paragraph is the answer, and the summary's end.
 	Announced bool
 }
 
@@ -43,8 +43,8 @@ type Delta struct {
 	Tokens []decode.Token
 }
 
-// Take closes a fork and reads its summary. It returns when the summary ended, when a stop string or a mark of reasoning came, or
-// with an error: the engine's, or ctx's with the summary so far. The caller closes the fork. onText, which may be nil, sees the text as it comes.
+// Take closes a fork and reads its summary. It returns when the summary ended, when a stop string, a mark of reasoning or the end of an
+// announced paragraph came, or with an error: the engine's, or ctx's with the summary so far. The caller closes the fork. onText, which may be nil, sees the text as it comes.
 func Take(ctx context.Context, fork decode.Sequence, plan Plan, onText func(Delta)) (Summary, error) {
 	markers := make([]string, 0, len(plan.Stop)+len(plan.Reasoning))
 	markers = append(append(markers, plan.Stop...), plan.Reasoning...)
@@ -52,16 +52,28 @@ func Take(ctx context.Context, fork decode.Sequence, plan Plan, onText func(Delt
 	var s Summary
 	var shown []decode.Token
 	var started time.Time
+	over := false // the announced paragraph is complete
 	pass := func(tokens []decode.Token) {
-		if len(tokens) == 0 {
+		if len(tokens) == 0 || over {
 			return
 		}
-		shown = append(shown, tokens...)
-		delta := Delta{Tokens: tokens}
-		for _, t := range tokens {
-			delta.Text += t.Text
+		var delta Delta
+		for _, t := range tokens { // one by one: how they came makes no difference
+			text := t.Text
+			if plan.Announced {
+				if end := paragraph(s.Text + text); end >= 0 {
+					over = true
+					text = text[:max(0, end-len(s.Text))]
+				}
+			}
+			shown = append(shown, t)
+			s.Text += text
+			delta.Text += text
+			delta.Tokens = append(delta.Tokens, t)
+			if over {
+				break
+			}
 		}
-		s.Text += delta.Text
 		if onText != nil {
 			onText(delta)
 		}
@@ -106,6 +118,10 @@ func Take(ctx context.Context, fork decode.Sequence, plan Plan, onText func(Delt
 		}
 		passed, marker := gate.Push(chunk.Tokens...)
 		pass(passed)
+		if over {
+			s.Ended = decode.EndUntil
+			return finish(nil)
+		}
 		if marker != "" {
 			s.Escaped = !slices.Contains(plan.Stop, marker) // a mark may be both: then it ends the answer
 			s.Ended = decode.EndUntil
@@ -116,6 +132,25 @@ func Take(ctx context.Context, fork decode.Sequence, plan Plan, onText func(Delt
 			s.Ended = chunk.End
 			return finish(nil)
 		}
+	}
+}
+
+// paragraph returns where the first paragraph of a text ends, -1 if it is not complete. A line that only leads up to what follows, such as
+// "The answer is:", and an open formula do not end it.
+func paragraph(text string) int {
+	start := len(text) - len(strings.TrimLeft(text, " \t\r\n"))
+	for from := start; ; {
+		n := strings.Index(text[from:], "\n\n")
+		if n < 0 {
+			return -1
+		}
+		end := from + n
+		said := strings.TrimRight(text[start:end], "* \t\r\n")
+		open := strings.Count(said, `\[`) > strings.Count(said, `\]`) || strings.Count(said, "$$")%2 == 1
+		if said != "" && !strings.HasSuffix(said, ":") && !open {
+			return end
+		}
+		from = end + len("\n\n")
 	}
 }
 

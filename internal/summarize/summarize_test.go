@@ -107,6 +107,9 @@ func TestTake(t *testing.T) {
 	}{
 		{"to its end", summarize.Plan{}, []string{" It", " is", " \\boxed{4}"}, ` It is \boxed{4}`, "4", false, decode.EndEOG},
 		{"a stop string over tokens", summarize.Plan{Stop: []string{"#END"}}, []string{" 4", "#", "EN", "D", " more"}, " 4", "4", false, decode.EndUntil},
+		{"one paragraph, announced", summarize.Plan{Announced: true}, []string{"\n\n", " 12", "\n", "\nThis", " is"}, "\n\n 12\n", "12", false, decode.EndUntil},
+		{"the line before it", summarize.Plan{Announced: true}, []string{"So:", "\n\n", "\\[", "\n\n12", "\n\n\\]", "\n\nWell"}, "So:\n\n\\[\n\n12\n\n\\]", "So:\n\n\\[\n\n12\n\n\\]", false, decode.EndUntil},
+		{"several paragraphs, not announced", summarize.Plan{}, []string{" 12", "\n\n", "Well"}, " 12\n\nWell", "12\n\nWell", false, decode.EndEOG},
 		{"capped", summarize.Plan{Span: decode.Span{MaxTokens: 2}}, []string{" a", " b", " c"}, " a b", "a b", false, decode.EndLimit},
 		{"reasoning opens again", summarize.Plan{Reasoning: []string{"<think>"}}, []string{" 4", " <thi", "nk> hm"}, " 4 ", "4", true, decode.EndUntil},
 		{"a mark that is a stop too ends the answer", summarize.Plan{Stop: []string{"<|end|>"}, Reasoning: []string{"<|end|>"}}, []string{" 4", "<|end|>"}, " 4", "4", false, decode.EndUntil},
