@@ -235,7 +235,7 @@ func TestModelsAndAdapters(t *testing.T) {
 func TestOtherEndpoints(t *testing.T) {
 	s := start(t, "", "-model", talker)
 	for path, says := range map[string]string{
-		"/healthz": "", "/readyz": "ok", "/metrics": "anytime_thinking_tokens_total", "/openapi.yaml": "openapi: 3",
+		"/healthz": "", "/readyz": "ok", "/metrics": `anytime_engine_steps_total{model="talker"}`, "/openapi.yaml": "openapi: 3",
 		"/docs": "/solve/{id}/interrupt", "/solve": "runs", "/v1/models/talker": "talker",
 	} {
 		if r := s.do("GET", path, nil); r.status != http.StatusOK || !strings.Contains(string(r.body), says) {

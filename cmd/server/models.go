@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -18,7 +19,7 @@ import (
 
 // findModels fetches the models that are not here yet, with a progress bar on progress, and looks into each file, so that what is
 // wrong with one shows now and not when it is first asked for.
-func findModels(ctx context.Context, cfg *Config, progress io.Writer, log *slog.Logger, onRestart func(error)) ([]catalog.ModelConfig, error) {
+func findModels(ctx context.Context, cfg *Config, progress io.Writer, log *slog.Logger, open *engines) ([]catalog.ModelConfig, error) {
 	lib := home(cfg.EngineLib)
 	if found, _ := filepath.Glob(filepath.Join(lib, "libllama.*")); len(found) == 0 {
 		return nil, &ConfigError{"engine_lib", lib, "must be the folder of the llama.cpp libraries, and has no libllama: `make engine` fetches them into engine/lib"}
@@ -27,31 +28,29 @@ func findModels(ctx context.Context, cfg *Config, progress io.Writer, log *slog.
 	if err != nil {
 		return nil, err
 	}
-	var list []catalog.ModelConfig
 	var files []string
 	for _, m := range cfg.Models {
 		path, err := h.Fetch(ctx, home(m.Path))
 		if err != nil {
 			return nil, err
 		}
-		c, err := modelConfig(cfg, m, path, log, onRestart)
+		files = append(files, path)
+	}
+	var list []catalog.ModelConfig
+	names := modelIDs(files)
+	for i, m := range cfg.Models {
+		m.ID = cmp.Or(m.ID, names[i])
+		c, err := modelConfig(cfg, m, files[i], log, open)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, c)
-		files = append(files, path)
-	}
-	names := modelIDs(files)
-	for i := range list {
-		if list[i].ID == "" {
-			list[i].ID = names[i]
-		}
 	}
 	return list, nil
 }
 
 // modelConfig is a model whose file is here.
-func modelConfig(cfg *Config, m ModelConfig, path string, log *slog.Logger, onRestart func(error)) (catalog.ModelConfig, error) {
+func modelConfig(cfg *Config, m ModelConfig, path string, log *slog.Logger, open *engines) (catalog.ModelConfig, error) {
 	header, err := gguf.Check(path)
 	if err != nil {
 		return catalog.ModelConfig{}, fmt.Errorf("model %q: %w", m.Path, err)
@@ -63,7 +62,7 @@ func modelConfig(cfg *Config, m ModelConfig, path string, log *slog.Logger, onRe
 	engine := llamacpp.Config{
 		ModelPath: path, LibDir: home(cfg.EngineLib), ContextTokens: cfg.Context, CacheTokens: cfg.CacheTokens, Sequences: cfg.Sequences,
 		BatchTokens: cfg.BatchTokens, Threads: cfg.Threads, GPULayers: cfg.GPULayers, KVType: cfg.KVType,
-		FlashAttention: cfg.FlashAttention, Watchdog: cfg.Watchdog, Log: log.With("model", filepath.Base(path)), OnRestart: onRestart,
+		FlashAttention: cfg.FlashAttention, Watchdog: cfg.Watchdog, Log: log.With("model", m.ID), OnRestart: func(error) { open.restarts.Inc() },
 	}
 	if m.Context > 0 {
 		engine.ContextTokens = m.Context
@@ -90,7 +89,7 @@ func modelConfig(cfg *Config, m ModelConfig, path string, log *slog.Logger, onRe
 			if err != nil {
 				return nil, err // not a nil *Engine in an interface
 			}
-			return e, nil
+			return open.track(m.ID, e), nil
 		},
 	}
 	if m.MaxThinking > 0 {

@@ -56,11 +56,9 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 	defer closing("store", kept)
 
 	registry := prometheus.NewRegistry()
-	restarts := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "anytime_engine_restarts_total", Help: "Engine processes that died or hung and were replaced.",
-	})
-	registry.MustRegister(restarts, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	found, err := findModels(ctx, &cfg, stderr, log, func(error) { restarts.Inc() })
+	engines := newEngines()
+	registry.MustRegister(engines, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	found, err := findModels(ctx, &cfg, stderr, log, engines)
 	switch {
 	case ctx.Err() != nil:
 		return nil // a download that was broken off goes on at the next start
