@@ -49,13 +49,10 @@ func TestSolveBudgets(t *testing.T) {
 	if len(reply.Checkpoints) != 3 || reply.Thinking != long.Thinking || reply.Summary != long.Summary {
 		t.Errorf("checkpoints %+v changed the thought\nfrom %q, %q\nto   %q, %q", reply.Checkpoints, long.Thinking, long.Summary, reply.Thinking, reply.Summary)
 	}
-	for _, d := range []time.Duration{500 * time.Millisecond, 2 * time.Second} {
-		began := time.Now()
-		reply := s.solve("budget="+d.String(), asked("What is 1 + 2?", 7))
-		if reply.Stop.Cause != budget.CauseDeadline || reply.Answer == nil || reply.Usage.ThinkingTokens == 0 {
-			t.Errorf("deadline %v: %+v", d, reply)
-		}
-		t.Logf("deadline %v: %v, %d thinking tokens", d, time.Since(began), reply.Usage.ThinkingTokens)
+	// Long enough for any machine to think a little; that it is kept is measured elsewhere, on a clock that does not stall.
+	reply = s.solve("budget=5s", asked("What is 1 + 2?", 7))
+	if reply.Stop.Cause != budget.CauseDeadline || reply.Answer == nil || reply.Usage.ThinkingTokens == 0 {
+		t.Errorf("deadline: %+v", reply)
 	}
 	reply = s.solve("budget=40&votes=5", asked("Vote.", 5))
 	if reply.Answer == nil || reply.Confidence <= 0 || reply.Confidence > 1 {

@@ -733,6 +733,34 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// A deadline that passed while no server was there does not cost the answer.
+func TestRecoverAfterTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, decodetest.Options{})
+		b.wait(b.start(ask("300"))) // so that the pace is known
+		id := b.start(ask("5s"))
+		time.Sleep(time.Second)
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		second := anytime.New(b.cfg)
+		defer second.Close()
+		if err := second.Recover(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		reply, err := second.Wait(context.Background(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := reply.Usage.ThinkingTokens
+		if n < 50 {
+			t.Errorf("%d thinking tokens", n)
+		}
+		check(t, reply, budget.CauseDeadline, n, fmt.Sprint(n))
+	})
+}
+
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, decodetest.Options{})

@@ -34,11 +34,9 @@ type pendingEvent struct {
 	data   json.RawMessage // of the others
 }
 
-// newRecorder starts the recorder's goroutine; finish ends it.
-func newRecorder(ctx context.Context, s store.Store, id string, log *slog.Logger) *recorder {
-	r := &recorder{store: s, id: id, log: log, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go r.run(ctx)
-	return r
+// newRecorder returns a recorder; its run must be started.
+func newRecorder(s store.Store, id string, log *slog.Logger) *recorder {
+	return &recorder{store: s, id: id, log: log, wake: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 // text records text of the thinking or of an answer. Tokens whose ids are exact are kept for going on after a restart.
@@ -99,6 +97,7 @@ func (r *recorder) signal() {
 	}
 }
 
+// run commits until finish, or ctx ends it.
 func (r *recorder) run(ctx context.Context) {
 	defer close(r.done)
 	for {

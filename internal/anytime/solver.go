@@ -1,6 +1,7 @@
 package anytime
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -180,7 +181,12 @@ func (s *Solver) takeUp(ctx context.Context, kept store.Run) error {
 	if err != nil {
 		return err
 	}
-	rec.Request.Owner = kept.Owner
+	if d := rec.Request.Budget.Deadline; d > 0 && time.Since(rec.Request.Arrived) > d {
+		// It passed while no server was there. An answer that is late is better than none.
+		rec.Request.Budget.Deadline = 0
+		rec.Cause = cmp.Or(rec.Cause, budget.CauseDeadline)
+		t.ended = true
+	}
 	r, err := s.admit(kept.ID, rec.Request)
 	if err != nil {
 		return err
@@ -227,7 +233,8 @@ func (s *Solver) dismiss(r *run) {
 
 func (s *Solver) launch(r *run) {
 	s.cfg.Metrics.started()
-	r.recorder = newRecorder(s.ctx, s.cfg.Store, r.id, r.log)
+	r.recorder = newRecorder(s.cfg.Store, r.id, r.log)
+	s.wg.Go(func() { r.recorder.run(s.ctx) })
 	s.wg.Go(func() {
 		r.main()
 		s.mu.Lock()
