@@ -2,9 +2,9 @@
 # Anytime with the CPU build of llama.cpp, for amd64 and arm64. This file was written with care, but not run by us.
 #
 #   docker build -t anytime .
-#   docker run -p 127.0.0.1:8080:8080 -v anytime:/data anytime
+#   docker run -p 127.0.0.1:8080:8080 -v anytime:/data -e ANYTIME_KEYS=me:a-long-secret anytime
 #
-# The server listens on all of the container's addresses and therefore wants API keys (`server -h`), e.g. by ANYTIME_* variables.
+# The server listens on all of the container's addresses and therefore does not start without an API key.
 
 # llama.cpp's libraries, as the lock files pin them; -L copies the package's links as files.
 FROM node:22-bookworm-slim AS engine

@@ -23,7 +23,11 @@ func (b *bench) interrupts(ctx context.Context) error {
 	for _, n := range []int{256, 1024, 4096} {
 		forked := func() (float64, error) { return b.forked(ctx, engine, thought(engine, n)) }
 		cold := func() (float64, error) { return b.cold(ctx, engine, thought(engine, n)) }
-		c, f, ratio, err := b.pairs(cold, forked)
+		runs := b.runs
+		if n > 1024 {
+			runs = b.long()
+		}
+		c, f, ratio, err := pairs(runs, cold, forked)
 		if err != nil {
 			return err
 		}

@@ -57,7 +57,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&b.lib, "engine-lib", "engine/lib", "folder of the llama.cpp libraries")
 	flag.StringVar(&b.server, "server", "bin/server", "server binary")
 	flag.IntVar(&b.runs, "runs", 5, "pairs of measurements for each row")
-	flag.IntVar(&b.threads, "threads", runtime.NumCPU(), "threads of the engine, on both sides")
+	flag.IntVar(&b.threads, "threads", max(1, runtime.NumCPU()-1), "threads of the engine, on both sides")
 	flag.StringVar(&path, "out", "BENCHMARKS.md", "file to write")
 	flag.Parse()
 
@@ -75,9 +75,12 @@ func run(ctx context.Context) error {
 func (b *bench) head() {
 	b.printf("# Benchmarks\n\nRatios within one run, by `make bench`. %s.\n\n", time.Now().UTC().Format("2006-01-02"))
 	b.printf("- Machine: %s, %d cores, %s/%s\n", cpu(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
-	b.printf("- Model: `%s`, %d threads; llama.cpp v0.5.0 by yzma v1.27.0; %s\n", b.model[strings.LastIndexByte(b.model, '/')+1:], b.threads, runtime.Version())
-	b.printf("- Each figure is the median of %d; a ratio is the median of the ratios of %d pairs measured in turn.\n", b.runs, b.runs)
+	b.printf("- Model: `%s`, threads: %d; llama.cpp v0.5.0 by yzma v1.27.0; %s\n", b.model[strings.LastIndexByte(b.model, '/')+1:], b.threads, runtime.Version())
+	b.printf("- Each figure is the median of %d (at 4096 tokens of %d), a ratio the median of the ratios of pairs measured in turn.\n", b.runs, b.long())
 }
+
+// long is how many pairs are measured where one takes a minute.
+func (b *bench) long() int { return (b.runs + 2) / 3 }
 
 func (b *bench) printf(format string, args ...any) { fmt.Fprintf(b.out, format, args...) }
 
@@ -103,10 +106,10 @@ func median(values []float64) float64 {
 	return s[len(s)/2]
 }
 
-// pairs measures two things in turn, once unmeasured first, and returns their medians and the median of their ratios a/b.
-func (b *bench) pairs(first, second func() (float64, error)) (medianA, medianB, ratio float64, err error) {
+// pairs measures two things n times in turn and returns their medians and the median of their ratios a/b.
+func pairs(n int, first, second func() (float64, error)) (medianA, medianB, ratio float64, err error) {
 	var as, bs, ratios []float64
-	for i := range b.runs + 1 {
+	for range n {
 		x, err := first()
 		if err != nil {
 			return 0, 0, 0, err
@@ -115,9 +118,7 @@ func (b *bench) pairs(first, second func() (float64, error)) (medianA, medianB, 
 		if err != nil {
 			return 0, 0, 0, err
 		}
-		if i > 0 {
-			as, bs, ratios = append(as, x), append(bs, y), append(ratios, x/y)
-		}
+		as, bs, ratios = append(as, x), append(bs, y), append(ratios, x/y)
 	}
 	return median(as), median(bs), median(ratios), nil
 }

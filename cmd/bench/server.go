@@ -143,7 +143,7 @@ func (b *bench) throughput(ctx context.Context) error {
 			}
 			return strconv.ParseFloat(strings.TrimSpace(out), 64)
 		}
-		s, l, ratio, err := b.pairs(server, loop)
+		s, l, ratio, err := pairs(b.runs, server, loop)
 		if err != nil {
 			return err
 		}
@@ -173,7 +173,7 @@ func (b *bench) checkpoints(ctx context.Context) error {
 				_, perSecond, err := solve(ctx, url, fmt.Sprintf("budget=%d", tokens), problem())
 				return perSecond, err
 			}
-			w, wo, ratio, err := b.pairs(with, without)
+			w, wo, ratio, err := pairs(b.runs, with, without)
 			if err != nil {
 				return err
 			}

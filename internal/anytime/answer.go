@@ -3,6 +3,7 @@ package anytime
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -253,7 +254,7 @@ func (r *run) logProbs(tokens []decode.Token) []TokenLogProb {
 func (r *run) settle(c concluded) answered {
 	if !c.first.IsZero() {
 		r.timings.FirstAnswerMS = ms(c.first.Sub(r.req.Arrived))
-		r.timings.AnswerLatencyMS = r.timings.FirstAnswerMS - r.timings.CutMS
+		r.timings.AnswerLatencyMS = math.Round(1000*(r.timings.FirstAnswerMS-r.timings.CutMS)) / 1000
 	}
 	r.usage.CheckpointTokens += c.spent
 	for _, v := range c.votes {

@@ -85,8 +85,7 @@ func (r *recorder) finish(ctx context.Context, kind string, data any, change sto
 	r.signal()
 	select {
 	case <-r.done:
-	case <-ctx.Done():
-		r.log.Error("run finished, but the store has not taken its reply yet", "run", r.id, "error", ctx.Err())
+	case <-ctx.Done(): // commit goes on, and says what hinders it
 	}
 }
 
@@ -137,7 +136,7 @@ func (r *recorder) commit(ctx context.Context, change store.Change) bool {
 		if ctx.Err() != nil || isGone(err) {
 			return false
 		}
-		r.log.Error("store does not commit, trying again", "run", r.id, "error", err, "wait", wait)
+		r.log.Error("store does not commit, trying again", "error", err, "wait", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

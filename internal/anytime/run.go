@@ -1,6 +1,7 @@
 package anytime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,6 +76,7 @@ type peeked struct {
 
 var (
 	errCancelled = errors.New("cancelled")
+	errDeleted   = fmt.Errorf("deleted: %w", errCancelled)
 	errLate      = errors.New("the deadline has passed")
 )
 
@@ -253,7 +255,11 @@ func (r *run) main() {
 	case err == nil:
 	case errors.Is(err, errLate):
 		r.cause = budget.CauseDeadline
+		final.how = cmp.Or(final.how, "deadline")
 		final = r.fallback(final)
+	case errors.Is(err, errDeleted):
+		r.fail(ErrorData{Code: "cancelled", Message: "the run was deleted"})
+		return
 	case errors.Is(err, errCancelled):
 		r.fail(ErrorData{Code: "cancelled", Message: "the run was cancelled; its thinking is kept and can be extended"})
 		return
@@ -309,7 +315,10 @@ func (r *run) fail(e ErrorData) {
 
 // kept is the record with which an extension begins.
 func (r *run) kept(checkpoints []Checkpoint) []byte {
-	return mustJSON(record{Request: r.req, Cause: r.cause, Closed: r.cause == budget.CauseNatural, Checkpoints: checkpoints})
+	return mustJSON(record{
+		Request: r.req, Cause: r.cause, Closed: r.cause == budget.CauseNatural, Checkpoints: checkpoints,
+		Answered: r.usage.CheckpointTokens + r.usage.SummaryTokens,
+	})
 }
 
 // end waits for the last commit, but not past the deadline, nor for ever if the store is away.

@@ -64,6 +64,7 @@ type record struct {
 	Closed bool `json:"closed,omitempty"`
 	// Checkpoints and Usage of the stretches of thinking before an extension.
 	Checkpoints []Checkpoint `json:"checkpoints,omitempty"`
+	Answered    int          `json:"answered,omitempty"` // tokens of all answers so far
 	events      []Checkpoint // those found among the events, for a run that was not finished
 }
 
@@ -129,7 +130,7 @@ func (s *Solver) Extend(ctx context.Context, id string, more budget.Budget) erro
 		t.reopen = true
 	}
 	rec.Cause, rec.Closed, t.ended = "", false, false
-	r.earlier = rec.Checkpoints
+	r.earlier, r.usage.CheckpointTokens = rec.Checkpoints, rec.Answered
 	if err := r.prepare(ctx, t); err != nil {
 		s.dismiss(r)
 		return err
@@ -191,7 +192,7 @@ func (s *Solver) takeUp(ctx context.Context, kept store.Run) error {
 	if err != nil {
 		return err
 	}
-	r.earlier = slices.Concat(rec.Checkpoints, rec.events)
+	r.earlier, r.usage.CheckpointTokens = slices.Concat(rec.Checkpoints, rec.events), rec.Answered
 	r.cause = rec.Cause
 	r.resumed = true
 	if err := r.prepare(ctx, t); err != nil {
@@ -340,7 +341,7 @@ func (s *Solver) Leave(id string) {
 	}
 }
 
-// Cancel stops a run without an answer and waits until it has ended.
+// Cancel stops a run that is to be deleted, without an answer, and waits until it has ended.
 func (s *Solver) Cancel(ctx context.Context, id string) error {
 	r := s.find(id)
 	if r == nil {
@@ -349,7 +350,7 @@ func (s *Solver) Cancel(ctx context.Context, id string) error {
 		}
 		return ErrNotRunning
 	}
-	r.cancel(errCancelled)
+	r.cancel(errDeleted)
 	select {
 	case <-r.finished:
 		return nil

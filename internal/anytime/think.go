@@ -221,6 +221,6 @@ func (r *run) show(tokens []decode.Token) {
 }
 
 func (r *run) prefilled(p decode.Prefill) {
-	r.usage.CachedTokens = max(r.usage.CachedTokens, p.Cached)
+	r.usage.CachedTokens = min(max(r.usage.CachedTokens, p.Cached), r.promptTokens)
 	r.model.Pace.ObservePrefill(p.Tokens-p.Cached, p.Took)
 }

@@ -13,8 +13,10 @@ type Length struct {
 	seen            int
 }
 
-// enough is how many answers must have been seen before they say anything.
-const enough = 4
+const (
+	enough = 2  // answers that must have been seen before they say anything
+	cold   = 48 // tokens until then: a sentence or two
+)
 
 // Observe records an answer of so many tokens. One that was cut off at its cap was at least as long.
 func (l *Length) Observe(tokens int) {
@@ -29,13 +31,13 @@ func (l *Length) Observe(tokens int) {
 	l.mean += ratioWeight * (x - l.mean)
 }
 
-// Reserve returns how many tokens to keep for an answer of at most so many: mean + 2 deviations, half of them until enough were seen.
+// Reserve returns how many tokens to keep for an answer of at most so many: mean + 2 deviations.
 // That is less cautious than a Pace: a longer answer is cut off at the deadline, not late, and may have said what matters.
 func (l *Length) Reserve(atMost int) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.seen < enough {
-		return (atMost + 1) / 2
+		return min(atMost, cold)
 	}
 	return min(atMost, int(math.Ceil(l.mean+2*max(l.deviation, leastDeviation*l.mean))))
 }

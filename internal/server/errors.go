@@ -59,7 +59,8 @@ var errorTable = []struct {
 	{httpError{status: 400, kind: typeRequest, code: "context_length_exceeded", param: "messages"}, is(decode.ErrContextFull)},
 	{httpError{status: 404, kind: typeNotFound, code: "model_not_found", param: "model"}, is(anytime.ErrUnknownModel)},
 	{httpError{status: 404, kind: typeNotFound, code: "model_not_found", param: "model"}, is(decode.ErrUnknownAdapter)},
-	{httpError{status: 404, kind: typeNotFound, code: "run_not_found", param: "id"}, is(store.ErrNotFound)},
+	// One text for what is not there and for what is another key's.
+	{httpError{status: 404, kind: typeNotFound, code: "run_not_found", param: "id", message: store.ErrNotFound.Error()}, is(store.ErrNotFound)},
 	{httpError{status: 409, kind: typeConflict, code: "run_not_running", param: "id"}, is(anytime.ErrNotRunning)},
 	{httpError{status: 409, kind: typeConflict, code: "run_running", param: "id"}, is(anytime.ErrRunning)},
 	{httpError{status: 413, kind: typeRequest, code: "body_too_large"}, as(func(err *http.MaxBytesError, e *httpError) {

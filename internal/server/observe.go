@@ -52,7 +52,11 @@ func (s *Server) observe(next http.Handler) http.Handler {
 			}
 			s.metrics.requests.WithLabelValues(route, method, strconv.Itoa(reply.Status())).Inc()
 			s.metrics.duration.WithLabelValues(route, method).Observe(took.Seconds())
-			s.log.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
+			level := slog.LevelInfo
+			if route == "/healthz" || route == "/readyz" || route == "/metrics" { // asked every few seconds
+				level = slog.LevelDebug
+			}
+			s.log.LogAttrs(ctx, level, "request", slog.String("request", id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
 				slog.Int("status", reply.Status()), slog.Int("bytes", reply.BytesWritten()), slog.Duration("took", took))
 		}()
 		next.ServeHTTP(reply, r)

@@ -54,6 +54,9 @@ func (s *Server) solveRequest(c *call, body api.SolveRequest) (anytime.Request, 
 		}
 	}
 	var err error
+	if body.Budget != nil && strings.TrimSpace(string(*body.Budget)) == "" {
+		return req, &budget.SyntaxError{Reason: "is empty"}
+	}
 	if req.Budget, err = budget.Parse(string(or(body.Budget, ""))); err != nil {
 		return req, err
 	}

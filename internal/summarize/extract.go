@@ -52,6 +52,12 @@ func Extract(summary string, announced bool) Extracted {
 			e.Marked = true
 			return e
 		}
+		// Not complete, but its first line may be.
+		e := trim(summary, 0, len(summary))
+		if n := strings.Index(e.Answer, "\n"); n > 0 && !strings.HasSuffix(e.Answer[:n], ":") {
+			e.Marked = true
+		}
+		return e
 	}
 	return trim(summary, 0, len(summary))
 }

@@ -34,6 +34,7 @@ func TestExtract(t *testing.T) {
 		{"the last header", "Answer: 1\nThe final answer is: **2**\n", false, "is: **2", true},
 		{"announced, one paragraph", " 42.\n", true, "42", false},
 		{"announced, more follows", "12 + 30 = 42.\n\nThis is a classic", true, "12 + 30 = 42", true},
+		{"announced, a whole line and half a one", "12 + 30 = 42\nThis is a cl", true, "12 + 30 = 42\nThis is a cl", true},
 		{"announced, leading space", "\n\n 42\n\nmore", true, "42", true},
 		{"neither", "Paris\n\nis nice.", false, "Paris\n\nis nice.", false},
 		{"nothing", " \n", true, "", false},
