@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"anytime/internal/decode"
+	"anytime/internal/decode/llamacpp"
+	"anytime/internal/decode/prompt"
+)
+
+// modelFlags name a model and how it is run, for the commands that decode.
+type modelFlags struct {
+	model, adapter, family string
+	engine                 llamacpp.Config
+}
+
+func (m *modelFlags) define(flags *flag.FlagSet) {
+	flags.StringVar(&m.model, "model", "", "GGUF `file` of the model; needed")
+	flags.StringVar(&m.adapter, "adapter", "", "GGUF `file` of a LoRA adapter for it")
+	flags.StringVar(&m.family, "family", "", "`family` of the model, which says how it thinks; by default told by its template")
+	flags.StringVar(&m.engine.LibDir, "engine-lib", "engine/lib", "`folder` of the llama.cpp libraries")
+	flags.IntVar(&m.engine.ContextTokens, "ctx", 0, "`tokens` of the longest sequence; 0: the model's own, at most 8192")
+	flags.IntVar(&m.engine.CacheTokens, "cache-tokens", 0, "`tokens` in the KV cache that all sequences share; 0: four contexts, at most 32768")
+	flags.IntVar(&m.engine.Sequences, "sequences", 32, "`sequences` that decode at once, 1 to 256")
+	flags.IntVar(&m.engine.Threads, "threads", runtime.NumCPU(), "`threads` of the engine")
+	flags.IntVar(&m.engine.GPULayers, "gpu-layers", 0, "`layers` on the GPU; -1: all that fit")
+	flags.StringVar(&m.engine.KVType, "kv-type", "f16", "`type` of the KV cache: f16, q8_0 or f32")
+	flags.StringVar(&m.engine.FlashAttention, "flash-attention", "auto", "auto, on or off")
+}
+
+// model is a loaded model.
+type model struct {
+	engine   *llamacpp.Engine
+	renderer *prompt.Renderer
+	id       string // name and hash of the file
+	adapter  string // id of the adapter, by which the engine knows it; "" none
+}
+
+// open loads the model. The caller closes the engine.
+func (m *modelFlags) open(ctx context.Context, stderr io.Writer) (_ model, err error) {
+	if m.model == "" {
+		return model{}, usagef("-model is needed: name the GGUF file of a model")
+	}
+	var loaded model
+	if loaded.id, err = identify(m.model); err != nil {
+		return model{}, fmt.Errorf("model: %w", err)
+	}
+	if m.adapter != "" {
+		if loaded.adapter, err = identify(m.adapter); err != nil {
+			return model{}, fmt.Errorf("adapter: %w", err)
+		}
+	}
+	if found, _ := filepath.Glob(filepath.Join(m.engine.LibDir, "libllama.*")); len(found) == 0 {
+		return model{}, usagef("-engine-lib is %q, which has no libllama: `make engine` fetches the libraries into engine/lib", m.engine.LibDir)
+	}
+	m.engine.ModelPath = m.model
+	m.engine.BatchTokens = max(512, m.engine.Sequences)
+	m.engine.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if loaded.engine, err = llamacpp.Open(ctx, m.engine); err != nil {
+		return model{}, err
+	}
+	defer func() {
+		if err != nil {
+			loaded.engine.Close()
+		}
+	}()
+	if m.adapter != "" {
+		if err = loaded.engine.LoadAdapter(ctx, loaded.adapter, m.adapter, 1); err != nil {
+			return model{}, err
+		}
+	}
+	if loaded.renderer, err = m.prompts(loaded.engine.Info()); err != nil {
+		return model{}, err
+	}
+	return loaded, nil
+}
+
+func (m *modelFlags) prompts(info decode.Info) (*prompt.Renderer, error) {
+	family := prompt.Detect(info)
+	if m.family != "" {
+		var err error
+		if family, err = prompt.Lookup(m.family); err != nil {
+			return nil, usageError{err}
+		}
+	}
+	return prompt.New(info, family, "")
+}
+
+// identify tells the weights in a file from others of the same name.
+func identify(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s@%x", filepath.Base(path), h.Sum(nil)[:6]), nil
+}
