@@ -244,6 +244,41 @@ func TestSchedulerSharesPrefix(t *testing.T) {
 }
 
 // Adapters take turns, answers before the rest, and nobody waits for ever.
+// Caches of what is closed are kept, but not for ever: the newest whole, of the others those used last.
+func TestSchedulerDropsOldCaches(t *testing.T) {
+	m := newModel(t, 8, 16*maxKept, maxKept, maxKept, false)
+	kept := func() (list []int) {
+		for _, sl := range m.slots {
+			if sl.owner == nil && len(sl.cells) > 0 {
+				list = append(list, int(sl.tokens[0]))
+			}
+		}
+		slices.Sort(list)
+		return list
+	}
+	for i, test := range []struct {
+		length int
+		want   []int
+	}{
+		{maxKept / 2, []int{0}},
+		{maxKept / 2, []int{0, 1}},
+		{maxKept / 2, []int{0, 1, 2}},
+		{maxKept / 2, []int{1, 2, 3}},
+		{4 * maxKept, []int{2, 3, 4}},
+		{10, []int{5}},
+	} {
+		q := m.open(seq{tokens: tokens(test.length, int32(i))}, test.length)
+		for m.cached(q) < test.length {
+			m.step()
+		}
+		m.remove(q)
+		m.check()
+		if got := kept(); !slices.Equal(got, test.want) {
+			t.Errorf("after %d: kept %v, want %v", i, got, test.want)
+		}
+	}
+}
+
 func TestSchedulerAdaptersTakeTurns(t *testing.T) {
 	m := newModel(t, 4, 4000, 64, 8, false)
 	m.open(seq{class: decode.ClassAnswer, adapter: 1, tokens: tokens(2, 1)}, 1000)
