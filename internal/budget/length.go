@@ -15,7 +15,7 @@ type Length struct {
 
 const (
 	enough = 2  // answers that must have been seen before they say anything
-	cold   = 48 // tokens until then: a sentence or two
+	cold   = 24 // tokens until then: a short sentence; a Pace that is new is so cautious that twice as many will fit
 )
 
 // Observe records an answer of so many tokens. One that was cut off at its cap was at least as long.

@@ -13,8 +13,8 @@ func TestLength(t *testing.T) {
 		atMost    int
 		low, high int
 	}{
-		{"nothing seen", nil, 128, 48, 48},
-		{"too little seen", []int{10}, 128, 48, 48},
+		{"nothing seen", nil, 128, 24, 24},
+		{"too little seen", []int{10}, 128, 24, 24},
 		{"steady", []int{20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20}, 128, 21, 30},
 		{"varied", []int{10, 40, 10, 40, 10, 40, 10, 40, 10, 40}, 128, 41, 128},
 		{"always cut off", []int{64, 64, 64, 64, 64, 64, 64, 64, 64, 64}, 64, 64, 64},
