@@ -777,7 +777,7 @@ type ChatCompletionRequest struct {
 	// SafetyIdentifier Accepted; has no effect.
 	SafetyIdentifier interface{} `json:"safety_identifier,omitempty"`
 
-	// Seed The same seed and request give the same answer.
+	// Seed The same seed and request draw the same tokens, but for near-ties that rounding tips in batches of another shape.
 	Seed *Seed `json:"seed,omitempty"`
 
 	// ServiceTier Accepted; has no effect.
@@ -1057,7 +1057,7 @@ type CompletionRequest struct {
 	// SafetyIdentifier Accepted; has no effect.
 	SafetyIdentifier interface{} `json:"safety_identifier,omitempty"`
 
-	// Seed The same seed and request give the same answer.
+	// Seed The same seed and request draw the same tokens, but for near-ties that rounding tips in batches of another shape.
 	Seed *Seed `json:"seed,omitempty"`
 
 	// ServiceTier Accepted; has no effect.
@@ -1402,7 +1402,7 @@ type SamplingFields struct {
 	// SafetyIdentifier Accepted; has no effect.
 	SafetyIdentifier interface{} `json:"safety_identifier,omitempty"`
 
-	// Seed The same seed and request give the same answer.
+	// Seed The same seed and request draw the same tokens, but for near-ties that rounding tips in batches of another shape.
 	Seed *Seed `json:"seed,omitempty"`
 
 	// ServiceTier Accepted; has no effect.
@@ -1438,7 +1438,7 @@ type SamplingFields struct {
 	User interface{} `json:"user,omitempty"`
 }
 
-// Seed The same seed and request give the same answer.
+// Seed The same seed and request draw the same tokens, but for near-ties that rounding tips in batches of another shape.
 type Seed = int64
 
 // SolveReply defines model for SolveReply.
@@ -1508,7 +1508,7 @@ type SolveRequest struct {
 	// ReasoningBudgetMessage Said inside the thinking when it is cut, before it is closed, such as `Time is up, I answer now.`
 	ReasoningBudgetMessage *BudgetMessage `json:"reasoning_budget_message,omitempty"`
 
-	// Seed The same seed and request give the same answer.
+	// Seed The same seed and request draw the same tokens, but for near-ties that rounding tips in batches of another shape.
 	Seed *Seed `json:"seed,omitempty"`
 
 	// Stop One or several texts that end the answer; they do nothing inside the thinking.
