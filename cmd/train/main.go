@@ -20,7 +20,7 @@ import (
 )
 
 // commands are all there are, in the order of the manual. engine is not for people.
-var commands = []command{generateCommand, rolloutCommand, gradeCommand, advantageCommand}
+var commands = []command{generateCommand, sftCommand, rolloutCommand, rlCommand, gradeCommand, advantageCommand}
 
 // command is a sub-command.
 type command struct {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -84,12 +83,9 @@ func (r *rollouts) prepare() ([]task.Problem, error) {
 	case !(r.topP > 0 && r.topP <= 1):
 		return nil, usagef("-top-p is %v: it must be above 0 and at most 1", r.topP)
 	}
-	for text := range strings.SplitSeq(r.budgets, ",") {
-		b, err := strconv.Atoi(strings.TrimSpace(text))
-		if err != nil {
-			return nil, usagef("-budgets: %.32q is not a number of tokens; the list must be such as 64,128,256", text)
-		}
-		r.settings.Budgets = append(r.settings.Budgets, b)
+	var err error
+	if r.settings.Budgets, err = parseBudgets(r.budgets); err != nil {
+		return nil, err
 	}
 	r.settings.Sampling.Temperature, r.settings.Sampling.TopP = float32(r.temperature), float32(r.topP)
 	if err := r.settings.Validate(); err != nil {

@@ -1,0 +1,156 @@
+package trainer_test
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"anytime/internal/budget"
+	"anytime/internal/decode"
+	"anytime/internal/train/advantage"
+	"anytime/internal/train/model"
+	"anytime/internal/train/rollout"
+	"anytime/internal/train/trainer"
+)
+
+// span is n sampled tokens, from first on, whose log-probabilities are theirs over -100.
+func span(first, n int) rollout.Span {
+	s := rollout.Span{Tokens: n}
+	for id := range int32(n) {
+		s.IDs = append(s.IDs, int32(first)+id)
+		s.LogProbs = append(s.LogProbs, -float32(int32(first)+id)/100)
+	}
+	return s
+}
+
+func summaries(first int, rewards ...float64) (list []rollout.Summary) {
+	for i, r := range rewards {
+		list = append(list, rollout.Summary{Span: span(first+10*i, 2), Reward: r})
+	}
+	return list
+}
+
+// group is two thoughts under budgets of 0, 4 and 8 tokens: one that ended its text right at the second, with nothing behind it, and
+// one that ended by itself after 3 tokens, where the second and the third budget have merged. A summary of it is empty.
+func group() (rollout.Settings, []rollout.Trace) {
+	s := rollout.Settings{Budgets: []int{0, 4, 8}, Traces: 2, Summaries: 2, SummaryTokens: 5, Sampling: decode.Sampling{Temperature: 1}}
+	prompt, cut, own := []int32{1, 2}, []int32{3, 4}, []int32{5}
+	first := rollout.Trace{Problem: "p", Prompt: prompt, Thinking: span(10, 4), Points: []rollout.Point{
+		{Budget: 0, After: 0, Closing: cut, Summaries: summaries(20, 0, 1)},
+		{Budget: 1, After: 4, Closing: cut, Summaries: summaries(40, 1, 1)},
+		{Budget: 2, After: 4, Closing: cut, EOS: true, Summaries: summaries(60, 0, 0)},
+	}}
+	second := rollout.Trace{Problem: "p", Index: 1, Prompt: prompt, Thinking: span(10, 3), Points: []rollout.Point{
+		{Budget: 0, After: 0, Closing: cut, Summaries: summaries(20, 0, 0)},
+		{Budget: 1, After: 3, Closing: own, Summaries: summaries(40, 1, 0, 1, 1)},
+	}}
+	second.Points[0].Summaries[1].Span = rollout.Span{}
+	return s, []rollout.Trace{first, second}
+}
+
+// TestByHand: the scores are 1/2, 1, 0 and 0, 1/2, 1, under the uniform prior. At the second budget the returns are 1/3 and 1/2, V2 is
+// 5/12, V1 is 1/3 and 0, and so the baselines are (V1 + 2·V2)/3 = 7/18 and 5/18. All other segments are empty.
+func TestByHand(t *testing.T) {
+	s, traces := group()
+	type branch struct {
+		at     int
+		tokens []int32
+		adv    float64
+	}
+	for _, c := range []struct {
+		name     string
+		prior    budget.Prior
+		thinking advantage.Thinking
+		summary  advantage.Summary
+		adv      [2]float64 // of the thinking tokens
+		branches [2][]branch
+	}{
+		{
+			"brpo", budget.PriorUniform, advantage.BRPO, advantage.Siblings, [2]float64{-1. / 18, 4. / 18},
+			[2][]branch{
+				{
+					{2, []int32{3, 4, 20, 21}, -.5}, {2, []int32{3, 4, 30, 31}, .5}, {6, []int32{3, 4, 40, 41}, 0},
+					{6, []int32{3, 4, 50, 51}, 0}, {6, []int32{3, 4, 60, 61}, 0}, {6, []int32{3, 4, 70, 71}, 0},
+				},
+				{
+					{2, []int32{3, 4, 20, 21}, 0}, {5, []int32{5, 40, 41}, .25}, {5, []int32{5, 50, 51}, -.75},
+					{5, []int32{5, 60, 61}, .25}, {5, []int32{5, 70, 71}, .25},
+				},
+			},
+		},
+		{ // Returns of the base prior: the scores at the last budget, 0 and 1.
+			"grpo", budget.PriorBase, advantage.V2Only, advantage.LastOnly, [2]float64{-.5, .5},
+			[2][]branch{
+				{{6, []int32{3, 4, 60, 61}, -.5}, {6, []int32{3, 4, 70, 71}, -.5}},
+				{{5, []int32{5, 60, 61}, .5}, {5, []int32{5, 70, 71}, .5}},
+			},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m, err := advantage.New(c.prior, s.Budgets, c.thinking, c.summary)
+			if err != nil {
+				t.Fatal(err)
+			}
+			examples, err := trainer.FromTraces(m, s, traces)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for g, e := range examples {
+				want := model.Tree{Trunk: append([]int32{1, 2}, traces[g].Thinking.IDs...)}
+				adv := append([]float64{0, 0}, slices.Repeat([]float64{c.adv[g]}, traces[g].Thinking.Tokens)...)
+				for _, b := range c.branches[g] {
+					want.Branches = append(want.Branches, model.Branch{At: b.at, Tokens: b.tokens})
+					adv = append(adv, slices.Repeat([]float64{0}, len(b.tokens)-2)...)
+					adv = append(adv, b.adv, b.adv)
+				}
+				if !slices.Equal(e.Tree.Trunk, want.Trunk) || !slices.EqualFunc(e.Tree.Branches, want.Branches, func(a, b model.Branch) bool {
+					return a.At == b.At && slices.Equal(a.Tokens, b.Tokens)
+				}) {
+					t.Fatalf("trace %d: the tree is %v, want %v", g, e.Tree, want)
+				}
+				for i, id := range want.Tokens() {
+					weight, old := 1./38, -float64(id)/100 // 38 = 8 + 3·2·5
+					if id < 10 {                           // prompt and closings
+						weight, old = 0, 0
+					}
+					for name, v := range map[string][2]float64{
+						"weight": {float64(e.Weight[i]), weight}, "advantage": {float64(e.Advantage[i]), adv[i]}, "old": {float64(e.Old[i]), old},
+					} {
+						if math.Abs(v[0]-v[1]) > 1e-6 {
+							t.Errorf("trace %d, token %d: %s is %v, want %v", g, i, name, v[0], v[1])
+						}
+					}
+				}
+				if len(e.Weight) != want.Len() || len(e.Advantage) != want.Len() || len(e.Old) != want.Len() {
+					t.Errorf("trace %d: %d weights, %d advantages, %d log-probs of %d tokens", g, len(e.Weight), len(e.Advantage), len(e.Old), want.Len())
+				}
+			}
+		})
+	}
+}
+
+func TestUnfitTraces(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*rollout.Trace)
+		want   string
+	}{
+		"no ids":       {func(t *rollout.Trace) { t.Thinking.IDs = nil }, "trace 1 of problem \"p\": thinking: 3 tokens have 0 ids"},
+		"no log-probs": {func(t *rollout.Trace) { t.Points[1].Summaries[3].LogProbs = nil }, "summary 1 at budget 2: 2 tokens have 2 ids and 0"},
+		"no prompt":    {func(t *rollout.Trace) { t.Prompt = nil }, "prompt"},
+		"beyond":       {func(t *rollout.Trace) { t.Points[1].After = 4 }, "after 4 of 3"},
+		"backwards":    {func(t *rollout.Trace) { t.Points[0].After, t.Points[1].After = 2, 1 }, "after 1 of 3 thinking tokens, behind those after 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, traces := group()
+			c.change(&traces[1])
+			m, err := advantage.New(budget.PriorUniform, s.Budgets, advantage.BRPO, advantage.Siblings)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := trainer.FromTraces(m, s, traces); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one with %q", err, c.want)
+			}
+		})
+	}
+}
