@@ -19,7 +19,7 @@ simd := $(if $(filter amd64,$(shell go env GOARCH)),GOEXPERIMENT=simd)
 checkptr = $(if $(race),'-gcflags=github.com/gomlx/compute/...=-d=checkptr=0')
 go_test = ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib CGO_ENABLED=$(if $(race),1,0) $(simd) go test $(race) $(checkptr)
 
-.PHONY: help run build engine model test test-all fuzz bench lint generate clean
+.PHONY: help run build train engine model test test-all fuzz bench lint generate clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,8 +29,14 @@ run: engine build $(if $(MODEL),,model) ## serve on ADDR with MODEL and ARGS
 
 build: bin/server ## build bin/server
 
+train: engine bin/train ## build bin/train
+
 bin/server: $(sources)
 	CGO_ENABLED=0 go build -trimpath -o $@ ./cmd/server
+	@touch $@
+
+bin/train: $(sources)
+	CGO_ENABLED=0 $(simd) go build -trimpath -o $@ ./cmd/train
 	@touch $@
 
 engine: ## fetch the llama.cpp libraries (ENGINE=cpu, cuda or vulkan to choose)
