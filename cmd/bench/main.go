@@ -73,9 +73,10 @@ func run(ctx context.Context) error {
 }
 
 func (b *bench) head() {
-	b.printf("# Benchmarks\n\nRatios within one run, by `make bench`. %s.\n\n", time.Now().UTC().Format("2006-01-02"))
+	b.printf("# Benchmarks\n\nRatios within one run of `cmd/bench`, a part of `make bench`. %s.\n\n", time.Now().UTC().Format("2006-01-02"))
 	b.printf("- Machine: %s, %d cores, %s/%s\n", cpu(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
 	b.printf("- Model: `%s`, threads: %d; llama.cpp v0.5.0 by yzma v1.27.0; %s\n", b.model[strings.LastIndexByte(b.model, '/')+1:], b.threads, runtime.Version())
+	b.printf("- Command: `%s`\n", strings.Join(append([]string{"go run ./cmd/bench"}, os.Args[1:]...), " "))
 	b.printf("- Each figure is the median of %d (at 4096 tokens of %d), a ratio the median of the ratios of pairs measured in turn.\n", b.runs, b.long())
 }
 
