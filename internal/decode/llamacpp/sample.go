@@ -13,7 +13,6 @@ import (
 // grammar, top-k, top-p, min-p, temperature.
 type sampler struct {
 	adjusted []float32
-	weights  []float32
 	cands    []candidate
 }
 
@@ -70,8 +69,8 @@ func (s *sampler) adjust(logits []float32, bias map[int32]float32, forbidden []i
 	return s.adjusted
 }
 
-// draw chooses a token; u is uniform in [0, 1). It returns -1 if every token is forbidden.
-func (s *sampler) draw(logits []float32, p decode.Sampling, u float64) int32 {
+// draw chooses a token with the noise of a key. It returns -1 if every token is forbidden.
+func (s *sampler) draw(logits []float32, p decode.Sampling, key uint64) int32 {
 	st := argmax(logits)
 	switch {
 	case math.IsInf(float64(st.max), -1):
@@ -79,38 +78,41 @@ func (s *sampler) draw(logits []float32, p decode.Sampling, u float64) int32 {
 	case p.Temperature <= 0:
 		return st.best
 	}
+	r := race{key: key, best: math.Inf(1)}
 	if p.TopK > 0 || p.TopP > 0 && p.TopP < 1 || p.MinP > 0 {
 		s.truncate(logits, st.max, p)
-		s.weights = s.weights[:0]
 		for _, c := range s.cands {
-			s.weights = append(s.weights, exp32((c.logit-st.max)/p.Temperature))
+			r.enter(c.id, exp32((c.logit-st.max)/p.Temperature))
 		}
-		return s.cands[pick(s.weights, u)].id
+		return r.winner
 	}
-	s.weights = s.weights[:0]
-	for _, l := range logits {
-		s.weights = append(s.weights, exp32((l-st.max)/p.Temperature))
+	for i, l := range logits {
+		r.enter(int32(i), exp32((l-st.max)/p.Temperature))
 	}
-	return int32(pick(s.weights, u))
+	return r.winner
 }
 
-// pick returns the index where the running sum of the weights passes u of the whole.
-func pick(weights []float32, u float64) int {
-	var total float64
-	for _, w := range weights {
-		total += float64(w)
+// race draws a token by the Gumbel-max trick in its exponential form: every token gets an exponential time at its own rate, and
+// the first wins, with the probability of its share (Maddison, Tarlow, Minka 2014, arXiv 1411.0030). A token's noise depends on nothing but
+// the key and its id. So rounding of the logits changes what is drawn only where two tokens come in almost together, while the sum
+// of an inverse transform is sensitive at the border of every token of the vocabulary.
+type race struct {
+	key    uint64
+	best   float64
+	winner int32
+}
+
+// enter lets a token run whose probability is in proportion to weight.
+func (r *race) enter(id int32, weight float32) {
+	w := float64(weight)
+	u := (float64(mix(r.key+uint64(id)*golden)>>11) + 0.5) / (1 << 53)
+	// The time is -log(1-u)/w, which is at least u/w: the logarithm is seldom needed.
+	if u >= r.best*w || w == 0 {
+		return
 	}
-	rest, last := u*total, 0
-	for i, w := range weights {
-		if w == 0 {
-			continue
-		}
-		if rest -= float64(w); rest < 0 {
-			return i
-		}
-		last = i
+	if t := -math.Log1p(-u) / w; t < r.best {
+		r.best, r.winner = t, id
 	}
-	return last
 }
 
 // truncate sets cands to the tokens that top-k, top-p and min-p leave, likeliest first. To sort the whole vocabulary would cost
@@ -189,13 +191,15 @@ func top(logits []float32, k int) []candidate {
 	return list
 }
 
-// uniform returns a number in [0, 1) for a seed and a position: SplitMix64 (Steele, Lea, Flood 2014) with the position as counter.
-func uniform(seed uint64, position int) float64 {
-	return float64(mix(mix(seed)+uint64(position)*0x9e3779b97f4a7c15)>>11) / (1 << 53)
+// noise is the key of the noise for a seed and a position: SplitMix64 (Steele, Lea, Flood 2014) with the position as counter.
+func noise(seed uint64, position int) uint64 {
+	return mix(mix(seed) + uint64(position)*golden)
 }
 
+const golden = 0x9e3779b97f4a7c15
+
 func mix(z uint64) uint64 {
-	z += 0x9e3779b97f4a7c15
+	z += golden
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
 	z = (z ^ z>>27) * 0x94d049bb133111eb
 	return z ^ z>>31

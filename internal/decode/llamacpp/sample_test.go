@@ -38,8 +38,8 @@ func randomLogits(r *rand.Rand, n int) []float32 {
 	return logits
 }
 
-// reference draws by the definition, sorting everything.
-func reference(logits []float32, p decode.Sampling, u float64) int32 {
+// reference draws by the definition, sorting everything: the largest logit with Gumbel noise.
+func reference(logits []float32, p decode.Sampling, key uint64) int32 {
 	var list []candidate
 	for i, l := range logits {
 		if !math.IsInf(float64(l), -1) {
@@ -69,26 +69,20 @@ func reference(logits []float32, p decode.Sampling, u float64) int32 {
 			break
 		}
 	}
-	if p.TopK == 0 && p.MinP == 0 && !(p.TopP > 0 && p.TopP < 1) {
-		slices.SortFunc(list, func(a, b candidate) int { return int(a.id - b.id) })
-	}
-	best := slices.MaxFunc(list, func(a, b candidate) int { return likeliest(b, a) })
-	total, sum := 0.0, 0.0
+	best, winner := math.Inf(-1), int32(-1)
 	for _, c := range list {
-		total += math.Exp(float64(c.logit-best.logit) / float64(p.Temperature))
-	}
-	for _, c := range list {
-		if sum += math.Exp(float64(c.logit-best.logit) / float64(p.Temperature)); sum > u*total {
-			return c.id
+		u := (float64(mix(key+uint64(c.id)*golden)>>11) + 0.5) / (1 << 53)
+		if g := float64(c.logit-list[0].logit)/float64(p.Temperature) - math.Log(-math.Log1p(-u)); g > best {
+			best, winner = g, c.id
 		}
 	}
-	return list[len(list)-1].id
+	return winner
 }
 
 func TestDraw(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var s sampler
-	differ := 0
+	differ, tipped := 0, 0
 	const rounds = 3000
 	for range rounds {
 		logits := randomLogits(r, 1+r.IntN(300))
@@ -106,13 +100,46 @@ func TestDraw(t *testing.T) {
 		if r.IntN(2) == 0 {
 			p.MinP = r.Float32() / 4
 		}
-		u := r.Float64()
-		if s.draw(logits, p, u) != reference(logits, p, u) {
-			differ++ // u within rounding of the border of two tokens
+		key := r.Uint64()
+		drawn := s.draw(logits, p, key)
+		if drawn != reference(logits, p, key) {
+			differ++
+		}
+		for i := range logits {
+			logits[i] += float32(r.NormFloat64() * 1e-5)
+		}
+		if s.draw(logits, p, key) != drawn {
+			tipped++
 		}
 	}
-	if differ > rounds/500 {
-		t.Errorf("%d of %d draws differ from the definition", differ, rounds)
+	if differ > 2 || tipped > 4 {
+		t.Errorf("of %d draws %d differ from the definition, and rounding tips %d", rounds, differ, tipped)
+	}
+}
+
+// The frequencies are those of the softmax.
+func TestDrawFrequencies(t *testing.T) {
+	logits := randomLogits(rand.New(rand.NewPCG(5, 6)), 12)
+	st, _ := measure(logits)
+	for _, temperature := range []float32{0.6, 1, 3} {
+		want := make([]float64, len(logits))
+		var total float64
+		for i, l := range logits {
+			want[i] = math.Exp(float64((l - st.max) / temperature))
+			total += want[i]
+		}
+		var s sampler
+		const rounds = 40000
+		got := make([]float64, len(logits))
+		for i := range rounds {
+			got[s.draw(logits, decode.Sampling{Temperature: temperature}, noise(7, i))]++
+		}
+		for i := range got {
+			share := want[i] / total
+			if deviation := math.Sqrt(rounds * share * (1 - share)); math.Abs(got[i]-rounds*share) > 5*deviation+1 {
+				t.Errorf("temperature %v: token %d was drawn %v times, want about %.0f", temperature, i, got[i], rounds*share)
+			}
+		}
 	}
 }
 
@@ -122,26 +149,31 @@ func TestDrawLimits(t *testing.T) {
 	for name, test := range map[string]struct {
 		logits []float32
 		p      decode.Sampling
-		u      float64
 		want   int32
 	}{
-		"greedy":               {[]float32{1, 3, 2}, decode.Sampling{}, 0.99, 1},
-		"greedy takes first":   {[]float32{1, 3, 3}, decode.Sampling{}, 0.99, 1},
-		"nothing allowed":      {[]float32{negInf, negInf}, warm, 0.5, -1},
-		"nothing, greedy":      {[]float32{negInf, negInf}, decode.Sampling{}, 0.5, -1},
-		"one allowed":          {[]float32{negInf, -900, negInf}, warm, 0.999, 1},
-		"u 0":                  {[]float32{negInf, 0, 0}, warm, 0, 1},
-		"u almost 1":           {[]float32{0, 0, negInf}, warm, math.Nextafter(1, 0), 1},
-		"tiny temperature":     {[]float32{1, 3, 2}, decode.Sampling{Temperature: 1e-38}, 0.999, 1},
-		"top_k 1":              {[]float32{1, 3, 2}, decode.Sampling{Temperature: 50, TopK: 1}, 0.999, 1},
-		"top_k over all":       {[]float32{1, 3}, decode.Sampling{Temperature: 1e-3, TopK: 1 << 40}, 0.999, 1},
-		"tiny top_p":           {[]float32{1, 3, 2}, decode.Sampling{Temperature: 50, TopP: 1e-9}, 0.999, 1},
-		"min_p 1":              {[]float32{1, 3, 2}, decode.Sampling{Temperature: 50, MinP: 1}, 0.999, 1},
-		"tiny min_p keeps all": {[]float32{-60, 0}, decode.Sampling{Temperature: 100, MinP: 1e-30}, 0, 1},
+		"greedy":             {[]float32{1, 3, 2}, decode.Sampling{}, 1},
+		"greedy takes first": {[]float32{1, 3, 3}, decode.Sampling{}, 1},
+		"nothing allowed":    {[]float32{negInf, negInf}, warm, -1},
+		"nothing, greedy":    {[]float32{negInf, negInf}, decode.Sampling{}, -1},
+		"one allowed":        {[]float32{negInf, -900, negInf}, warm, 1},
+		"tiny temperature":   {[]float32{1, 3, 2}, decode.Sampling{Temperature: 1e-38}, 1},
+		"top_k 1":            {[]float32{1, 3, 2}, decode.Sampling{Temperature: 50, TopK: 1}, 1},
+		"top_k over all":     {[]float32{1, 3}, decode.Sampling{Temperature: 1e-3, TopK: 1 << 40}, 1},
+		"tiny top_p":         {[]float32{1, 3, 2}, decode.Sampling{Temperature: 50, TopP: 1e-9}, 1},
+		"min_p 1":            {[]float32{1, 3, 2}, decode.Sampling{Temperature: 50, MinP: 1}, 1},
 	} {
-		if got := s.draw(test.logits, test.p, test.u); got != test.want {
-			t.Errorf("%s: %d, want %d", name, got, test.want)
+		for key := range uint64(100) {
+			if got := s.draw(test.logits, test.p, noise(key, 0)); got != test.want {
+				t.Errorf("%s: %d, want %d", name, got, test.want)
+			}
 		}
+	}
+	drawn := map[int32]bool{}
+	for key := range uint64(100) {
+		drawn[s.draw([]float32{-60, 0}, decode.Sampling{Temperature: 100, MinP: 1e-30}, key)] = true
+	}
+	if len(drawn) != 2 {
+		t.Errorf("a tiny min_p left %v", drawn)
 	}
 	if _, ok := measure([]float32{1, float32(math.NaN())}); ok {
 		t.Error("NaN was measured")
@@ -181,21 +213,15 @@ func TestMeasureAndTop(t *testing.T) {
 	}
 }
 
-func TestUniform(t *testing.T) {
-	var bins [16]int
-	seen := map[float64]bool{}
+func TestNoise(t *testing.T) {
+	seen := map[uint64]bool{}
 	for seed := range uint64(100) {
 		for position := range 160 {
-			u := uniform(seed, position)
-			if u < 0 || u >= 1 || u != uniform(seed, position) {
-				t.Fatalf("uniform(%d, %d) = %v", seed, position, u)
-			}
-			seen[u] = true
-			bins[int(u*16)]++
+			seen[noise(seed, position)] = true
 		}
 	}
-	if len(seen) < 16000 || slices.Min(bins[:]) < 850 || slices.Max(bins[:]) > 1150 {
-		t.Errorf("%d distinct values, bins %v", len(seen), bins)
+	if len(seen) != 16000 {
+		t.Errorf("%d distinct keys of 16000", len(seen))
 	}
 }
 
@@ -210,6 +236,14 @@ func BenchmarkDrawTopP(b *testing.B) {
 	logits := randomLogits(rand.New(rand.NewPCG(1, 1)), 150_000)
 	var s sampler
 	for b.Loop() {
-		s.draw(logits, decode.Sampling{Temperature: 0.6, TopP: 0.95}, 0.5)
+		s.draw(logits, decode.Sampling{Temperature: 0.6, TopP: 0.95}, 5)
+	}
+}
+
+func BenchmarkDrawAll(b *testing.B) {
+	logits := randomLogits(rand.New(rand.NewPCG(1, 1)), 150_000)
+	var s sampler
+	for b.Loop() {
+		s.draw(logits, decode.Sampling{Temperature: 1}, 5)
 	}
 }

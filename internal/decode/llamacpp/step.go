@@ -85,6 +85,9 @@ func (w *worker) decode(adapter uint64, batch []work) (int32, error) {
 	return rc, err
 }
 
+// logProb is the natural log-probability of a token with that logit.
+func (st stats) logProb(logit float32) float32 { return float32(float64(logit) - st.logSum) }
+
 // sample draws a stream's next token.
 func (w *worker) sample(st *stream, logits []float32) {
 	sp := st.span
@@ -114,16 +117,19 @@ func (w *worker) sample(st *stream, logits []float32) {
 			masked = true
 		}
 	}
-	id := w.sampler.draw(adjusted, p, uniform(st.seed, len(st.tokens)))
+	id := w.sampler.draw(adjusted, p, noise(st.seed, len(st.tokens)))
 	switch {
 	case id < 0:
 		w.end(st, decode.EndGrammar)
 	case slices.Contains(w.vocab.eog, id):
-		reason := decode.EndEOG
 		if masked && !w.allowsMore(adjusted) {
-			reason = decode.EndGrammar
+			w.end(st, decode.EndGrammar)
+			break
 		}
-		w.end(st, reason)
+		w.end(st, decode.EndEOG)
+		t := w.vocab.token(id)
+		t.LogProb = stats.logProb(logits[id])
+		w.news(st).EOG = &t
 	default:
 		w.accept(st, id, logits, stats)
 	}
@@ -159,11 +165,10 @@ func (sp *span) ends(text string) bool {
 func (w *worker) accept(st *stream, id int32, logits []float32, stats stats) {
 	sp := st.span
 	t := w.vocab.token(id)
-	logProb := func(l float32) float32 { return float32(float64(l) - stats.logSum) }
-	t.LogProb = logProb(logits[id])
+	t.LogProb = stats.logProb(logits[id])
 	if sp.TopLogProbs > 0 {
 		for _, c := range top(logits, sp.TopLogProbs) {
-			t.Top = append(t.Top, decode.TokenProb{ID: c.id, Text: w.vocab.piece(c.id), LogProb: logProb(c.logit)})
+			t.Top = append(t.Top, decode.TokenProb{ID: c.id, Text: w.vocab.piece(c.id), LogProb: stats.logProb(c.logit)})
 		}
 	}
 	if sp.grammar != nil {
