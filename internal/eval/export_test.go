@@ -1,0 +1,7 @@
+package eval
+
+// What the statistics are tested by.
+var (
+	Bootstrap = bootstrap
+	Knee      = knee
+)
