@@ -5,6 +5,8 @@
 // for a model that does not fit beside it waits. A load that fails fails everyone who waits for it, and for a short while, which
 // doubles with each failure, whoever asks next; then it is tried again.
 //
+// A model's adapters are changed while it serves (adapter.go): who has one keeps it, whatever becomes of its name.
+//
 // A mutex guards all state. Loading happens in goroutines that belong to the catalog, not to who asked, so a client that leaves
 // does not break off a load that others wait for. Every change wakes all who wait, and they look again.
 package catalog
@@ -15,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -31,13 +34,21 @@ type ModelConfig struct {
 	ID string // without ":", which divides it from an adapter's name
 	// Open loads the model. It is called again after the engine was closed to make room.
 	Open          func(ctx context.Context) (decode.Engine, error)
-	Bytes         int64             // of memory that it takes when it is loaded
-	ContextTokens int               // for Models, before it is loaded; 0 unknown
-	Created       time.Time         // for Models
-	Family        *prompt.Family    // nil: detected
-	Template      string            // chat template; "" the model's own
-	Adapters      map[string]string // LoRA adapter files by name, loaded with the model
-	MaxThinking   int               // tokens that "max" stands for; 0 the context, at most 32768
+	Bytes         int64                    // of memory that it takes when it is loaded
+	ContextTokens int                      // for Models, before it is loaded; 0 unknown
+	Created       time.Time                // for Models
+	Family        *prompt.Family           // nil: detected
+	Template      string                   // chat template; "" the model's own
+	Curve         *budget.Curve            // nil not known
+	Adapters      map[string]AdapterConfig // LoRA adapters by name, loaded with the model
+	Adapter       string                   // the one that requests get which name the model alone; "" none
+	MaxThinking   int                      // tokens that "max" stands for; 0 the context, at most 32768
+}
+
+// AdapterConfig is a LoRA adapter of a model.
+type AdapterConfig struct {
+	File  string
+	Curve *budget.Curve // of the model with it; nil not known
 }
 
 // Config is what a catalog needs.
@@ -77,6 +88,7 @@ type Info struct {
 	ContextTokens int // 0 unknown
 	MaxThinking   int // tokens
 	Adapters      []string
+	Adapter       string // the one that the model's name alone stands for; "" none
 }
 
 // Catalog is the models. Its methods may be called concurrently.
@@ -92,6 +104,7 @@ type Catalog struct {
 	bytes   int64         // of models that are loaded or being loaded
 	changed chan struct{} // closed, and replaced, whenever someone who waits should look again
 	uses    uint64
+	loras   uint64 // adapters that were ever named to an engine
 	closed  bool
 }
 
@@ -114,10 +127,13 @@ type model struct {
 	users    int    // who has it or waits for it; it is not closed while there are any
 	lastUse  uint64 // of Catalog.uses
 	engine   decode.Engine
-	variants map[string]*anytime.Model // by adapter, "" the bare model; made when they are first asked for
-	proven   bool                      // it was loaded before
-	failure  *LoadError                // of the last load
-	retry    time.Time                 // not to be loaded before
+	bare     *anytime.Model      // while it is loaded
+	named    *anytime.Model      // the same, with Bare in its id
+	adapters map[string]*adapter // by name
+	standard string              // the adapter that the model's name alone stands for; "" none
+	proven   bool                // it was loaded before
+	failure  *LoadError          // of the last load
+	retry    time.Time           // not to be loaded before
 }
 
 // New returns a catalog in which nothing is loaded. Close it.
@@ -136,7 +152,11 @@ func New(cfg Config) (*Catalog, error) {
 			return nil, fmt.Errorf("model %q takes about %.1f GiB of memory, but models may take %.1f GiB: raise the bound, or shorten the context or its cache",
 				m.ID, gib(m.Bytes), gib(c.bound))
 		}
-		c.all = append(c.all, &model{ModelConfig: m})
+		known, err := c.newModel(m)
+		if err != nil {
+			return nil, err
+		}
+		c.all = append(c.all, known)
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	return c, nil
@@ -151,19 +171,28 @@ func (c *Catalog) byID(id string) *model {
 	return nil
 }
 
-// Acquire implements anytime.Models.
+// find looks a model up; "" and "default" are the default.
+func (c *Catalog) find(id string) (*model, error) {
+	if id == "" || id == "default" {
+		return c.all[0], nil
+	}
+	if m := c.byID(id); m != nil {
+		return m, nil
+	}
+	ids := make([]string, len(c.all))
+	for i, m := range c.all {
+		ids[i] = m.ID
+	}
+	return nil, fmt.Errorf("%w: %.64q; there is %s", anytime.ErrUnknownModel, id, strings.Join(ids, ", "))
+}
+
+// Acquire implements anytime.Models. A model's id alone stands for the model with its default adapter, if it has one; id:bare is the
+// model without any.
 func (c *Catalog) Acquire(ctx context.Context, name string) (_ *anytime.Model, release func(), err error) {
 	id, adapter, _ := strings.Cut(name, ":")
-	m := c.byID(id)
-	if id == "" || id == "default" {
-		m = c.all[0]
-	}
-	if m == nil {
-		ids := make([]string, len(c.all))
-		for i, m := range c.all {
-			ids[i] = m.ID
-		}
-		return nil, nil, fmt.Errorf("%w: %.64q; there is %s", anytime.ErrUnknownModel, id, strings.Join(ids, ", "))
+	m, err := c.find(id)
+	if err != nil {
+		return nil, nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -178,18 +207,14 @@ func (c *Catalog) Acquire(ctx context.Context, name string) (_ *anytime.Model, r
 		case c.closed:
 			return nil, nil, fmt.Errorf("%w: the server is stopping", decode.ErrUnavailable)
 		case m.state == loaded:
-			v, err := m.variant(adapter)
+			a, err := m.choose(adapter)
 			if err != nil {
 				return nil, nil, err
 			}
-			return v, sync.OnceFunc(func() {
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				c.use(m, -1)
-			}), nil
+			return c.give(m, a)
 		case m.state == unloaded:
-			if _, ok := m.Adapters[adapter]; adapter != "" && !ok {
-				return nil, nil, fmt.Errorf("%w: model %q has none called %.64q", decode.ErrUnknownAdapter, m.ID, adapter)
+			if _, err := m.choose(adapter); err != nil {
+				return nil, nil, err
 			}
 			if time.Now().Before(m.retry) {
 				return nil, nil, m.failure
@@ -262,46 +287,19 @@ func (c *Catalog) makeRoom(m *model) (idle []*model, ok bool) {
 	return idle, true
 }
 
-// variant returns the model with an adapter.
-func (m *model) variant(adapter string) (*anytime.Model, error) {
-	base := m.variants[""]
-	if adapter == "" {
-		return base, nil
-	}
-	var names []string
-	if a, ok := m.engine.(decode.Adapters); ok {
-		names = a.AdapterNames()
-	}
-	if !slices.Contains(names, adapter) {
-		return nil, fmt.Errorf("%w: model %q has none called %.64q", decode.ErrUnknownAdapter, m.ID, adapter)
-	}
-	v := m.variants[adapter]
-	if v == nil {
-		with := *base
-		with.ID, with.Adapter, with.Length = m.ID+":"+adapter, adapter, new(budget.Length)
-		v = &with
-		m.variants[adapter] = v
-	}
-	return v, nil
-}
-
 // Models lists the models as configured, the default first.
 func (c *Catalog) Models() []Info {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	list := make([]Info, len(c.all))
 	for i, m := range c.all {
-		info := Info{ID: m.ID, Default: i == 0, Loaded: m.state == loaded, Created: m.Created, ContextTokens: m.ContextTokens}
-		for name := range m.Adapters {
-			info.Adapters = append(info.Adapters, name)
+		info := Info{
+			ID: m.ID, Default: i == 0, Loaded: m.state == loaded, Created: m.Created, ContextTokens: m.ContextTokens,
+			Adapters: slices.Sorted(maps.Keys(m.adapters)), Adapter: m.standard,
 		}
 		if m.state == loaded {
 			info.ContextTokens = m.engine.Info().ContextTokens
-			if a, ok := m.engine.(decode.Adapters); ok {
-				info.Adapters = a.AdapterNames()
-			}
 		}
-		slices.Sort(info.Adapters)
 		info.MaxThinking = m.maxThinking(info.ContextTokens)
 		list[i] = info
 	}

@@ -3,9 +3,9 @@ package catalog
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"anytime/internal/anytime"
@@ -28,9 +28,14 @@ func (c *Catalog) load(m *model, idle []*model) {
 		c.mu.Unlock()
 	}
 	began := time.Now()
+	c.mu.Lock()
+	adapters := slices.SortedFunc(maps.Values(m.adapters), func(a, b *adapter) int { return strings.Compare(a.name, b.name) })
+	c.mu.Unlock()
 	bare, err := m.open(c.ctx)
 	opened := time.Now()
+	var failed map[*adapter]error
 	if err == nil {
+		failed = c.loadAdapters(m, bare.Engine, adapters)
 		c.prime(bare)
 	}
 	c.mu.Lock()
@@ -49,14 +54,21 @@ func (c *Catalog) load(m *model, idle []*model) {
 		return
 	}
 	m.state, m.failure, m.proven = loaded, nil, true
-	m.engine, m.variants = bare.Engine, map[string]*anytime.Model{"": bare}
+	m.engine, m.bare, m.named = bare.Engine, bare, m.with(bare, Bare, "", bare.Curve)
+	for _, a := range adapters {
+		a.model = nil
+		if a.failure = failed[a]; a.failure == nil {
+			a.model = m.with(bare, a.name, a.key, a.Curve)
+		}
+		m.tidy(a) // it may have lost its name meanwhile
+	}
 	pace := bare.Pace.Snapshot()
 	c.log.Info("model loaded", "model", m.ID, "took", opened.Sub(began).Round(time.Millisecond),
 		"measured_in", time.Since(opened).Round(time.Millisecond), "memory_bytes", m.Bytes,
-		"family", bare.Renderer.Family().Name, "thinking_per_token", pace.Thinking.Mean, "adapters", len(m.Adapters))
+		"family", bare.Renderer.Family().Name, "thinking_per_token", pace.Thinking.Mean, "adapters", len(adapters)-len(failed))
 }
 
-// open loads the model and its adapters.
+// open loads the model.
 func (m *model) open(ctx context.Context) (_ *anytime.Model, err error) {
 	engine, err := m.Open(ctx)
 	if err != nil {
@@ -76,19 +88,8 @@ func (m *model) open(ctx context.Context) (_ *anytime.Model, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(m.Adapters) > 0 {
-		loader, ok := engine.(decode.Adapters)
-		if !ok {
-			return nil, errors.New("its engine cannot load adapters: remove them from its configuration")
-		}
-		for _, name := range slices.Sorted(maps.Keys(m.Adapters)) {
-			if err := loader.LoadAdapter(ctx, name, m.Adapters[name], 1); err != nil {
-				return nil, fmt.Errorf("adapter %q: %w", name, err)
-			}
-		}
-	}
 	return &anytime.Model{
-		ID: m.ID, Engine: engine, Renderer: renderer, Pace: budget.NewPace(budget.Snapshot{}), Length: new(budget.Length),
+		ID: m.ID, Engine: engine, Renderer: renderer, Pace: budget.NewPace(budget.Snapshot{}), Length: new(budget.Length), Curve: m.Curve,
 		MaxThinking: m.maxThinking(info.ContextTokens),
 	}, nil
 }
@@ -96,7 +97,7 @@ func (m *model) open(ctx context.Context) (_ *anytime.Model, err error) {
 // close frees the model. The caller has made sure that nobody loads or closes it meanwhile.
 func (m *model) close() error {
 	engine := m.engine
-	m.engine, m.variants = nil, nil
+	m.engine, m.bare, m.named = nil, nil, nil
 	return engine.Close()
 }
 
@@ -137,7 +138,7 @@ func think(ctx context.Context, m *anytime.Model, question string, tokens int) e
 	if err != nil {
 		return err
 	}
-	seq, err := m.Engine.Open(ctx, decode.Request{Prompt: p.Parts})
+	seq, err := m.Engine.Open(ctx, decode.Request{Prompt: p.Parts, Adapter: m.Adapter})
 	if err != nil {
 		return err
 	}
