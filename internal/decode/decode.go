@@ -83,7 +83,9 @@ type Info struct {
 	AddBOS        bool     // the engine puts BOS before a prompt by itself
 	SpecialTokens []string // texts that the tokenizer reads as single control or user-defined tokens
 	MaxSequences  int      // sequences that can decode at once, forks included
-	Capabilities  Capabilities
+	// AnswerSteps: while an answer with a deadline decodes, thoughts join only every so many-th step. 0 and 1: all of them.
+	AnswerSteps  int
+	Capabilities Capabilities
 }
 
 // Capabilities is what an engine can do. What is not declared is refused by Open or Decode with *InputError.
@@ -179,7 +181,8 @@ type TokenProb struct {
 // End says why a span ended.
 type End string
 
-// The reasons. EndEOG is the model's own end: the end-of-generation token is neither reported nor kept in the sequence.
+// The reasons. EndEOG is the model's own end: the end-of-generation token is reported as Chunk.EOG, but neither counted nor kept in
+// the sequence.
 const (
 	EndLimit   End = "limit"   // Span.MaxTokens
 	EndUntil   End = "until"   // one of Span.Until
@@ -193,8 +196,12 @@ const (
 type Chunk struct {
 	Tokens []Token
 	End    End // "" while the span goes on
+	// EOG is the token by which the model ended a span with EndEOG, where the engine has ids and log-probabilities; else nil.
+	EOG *Token
 	// Prefill is set on the first chunk after forced text was prefilled.
 	Prefill *Prefill
+	// How often, since the last chunk, the sequence lost its cache to others, and its engine was replaced under it.
+	Preempted, Restarted int
 }
 
 // Prefill tells what forced text cost.

@@ -17,7 +17,8 @@ const patience = 60 * time.Second
 
 // Conformance holds an engine to the contract of package decode and to the capabilities that it declares. open returns a
 // fresh engine, or one that is shared: the suite leaves nothing behind. The engine must decode the same tokens for the same
-// prefix when greedy (a test model with exact arithmetic), and must not end by itself within 64 tokens of the prompts.
+// prefix when greedy (a test model with exact arithmetic), and must not end by itself within 64 tokens of the prompts; one that
+// declares token ids and log-probabilities, but no logit bias, must end at once behind Farewell.
 func Conformance(t *testing.T, open func(t *testing.T) decode.Engine) {
 	tests := []struct {
 		name string
@@ -48,6 +49,7 @@ func Conformance(t *testing.T, open func(t *testing.T) decode.Engine) {
 		{"prefill is reported", prefill, func(c decode.Capabilities) bool { return c.TokenIDs }},
 		{"seeds reproduce", seeds, func(c decode.Capabilities) bool { return c.Seed }},
 		{"log-probabilities", logProbs, func(c decode.Capabilities) bool { return c.LogProbs }},
+		{"the model's own end", endOfGeneration, func(c decode.Capabilities) bool { return c.TokenIDs && c.LogProbs }},
 		{"grammar", grammar, func(c decode.Capabilities) bool { return c.Grammar }},
 		{"logit bias", logitBias, func(c decode.Capabilities) bool { return c.LogitBias }},
 	}
@@ -643,6 +645,47 @@ func logProbs(t *testing.T, e decode.Engine) {
 		}
 	}
 	refused(t, "too many candidates", s.Decode(decode.Span{MaxTokens: 1, TopLogProbs: 21}))
+}
+
+// Farewell is a prompt behind which there is nothing to say.
+const Farewell = "Good night. <think>\n"
+
+func endOfGeneration(t *testing.T, e decode.Engine) {
+	eos, err := e.Tokenize(context.Background(), decode.Text("a"+e.Info().EOS))
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := eos[len(eos)-1].ID
+	s := openSeq(t, e, decode.Text(Farewell))
+	span := decode.Span{MaxTokens: 8}
+	if e.Info().Capabilities.LogitBias {
+		span.Sampling.LogitBias = map[int32]float32{end: 1000}
+	}
+	if err := s.Decode(span); err != nil {
+		t.Fatal(err)
+	}
+	ctx, done := context.WithTimeout(context.Background(), patience)
+	defer done()
+	var c decode.Chunk
+	for c.End == "" {
+		if c, err = s.Next(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if len(c.Tokens) > 0 {
+			t.Fatalf("%d tokens, the first %q, where the model ends at once", len(c.Tokens), c.Tokens[0].Text)
+		}
+	}
+	if c.End != decode.EndEOG || c.EOG == nil || c.EOG.ID != end || !(c.EOG.LogProb <= 0) {
+		t.Fatalf("end %q by token %+v, want %q by %d", c.End, c.EOG, decode.EndEOG, end)
+	}
+	more := func(s decode.Sequence) []decode.Token {
+		if err := s.Decode(decode.Span{MaxTokens: 8, MinTokens: 8}); err != nil {
+			t.Fatal(err)
+		}
+		tokens, _ := Read(t, s)
+		return tokens
+	}
+	same(t, "behind an end that was not kept", more(s), more(openSeq(t, e, decode.Text(Farewell))))
 }
 
 func grammar(t *testing.T, e decode.Engine) {

@@ -107,6 +107,9 @@ func New(opts Options) *Engine {
 	if opts.Info.MaxSequences == 0 {
 		opts.Info.MaxSequences = 64
 	}
+	if opts.Info.EOS == "" {
+		opts.Info.EOS = "<|im_end|>"
+	}
 	if opts.Info.SpecialTokens == nil {
 		opts.Info.SpecialTokens = []string{"<|im_start|>", "<|im_end|>", "<think>", "</think>"}
 	}
@@ -375,6 +378,7 @@ func (s *sequence) decode(span decode.Span) bool {
 			chunk.End = decode.EndContext
 		case text == "":
 			chunk.End = decode.EndEOG
+			chunk.EOG = &decode.Token{ID: s.engine.intern(s.engine.opts.Info.EOS), LogProb: -0.25}
 		default:
 			n++
 			said += text
@@ -419,7 +423,7 @@ func (s *sequence) text() string {
 func (s *sequence) deliver(c decode.Chunk) {
 	if n := len(s.chunks); n > 0 && s.chunks[n-1].End == "" && c.Prefill == nil {
 		s.chunks[n-1].Tokens = append(s.chunks[n-1].Tokens, c.Tokens...)
-		s.chunks[n-1].End = c.End
+		s.chunks[n-1].End, s.chunks[n-1].EOG = c.End, c.EOG
 	} else {
 		s.chunks = append(s.chunks, c)
 	}

@@ -121,6 +121,7 @@ func (e *Engine) Info() decode.Info {
 		Model: e.config.Model, Architecture: e.header.Architecture(), ContextTokens: e.config.ContextTokens,
 		Vocabulary: h.Vocabulary, ChatTemplate: e.header.ChatTemplate(), BOS: h.BOS, EOS: h.EOS, AddBOS: h.AddBOS,
 		SpecialTokens: e.header.SpecialTokens(), MaxSequences: e.config.Sequences,
+		AnswerSteps: answerSteps(h.GPULayers),
 		Capabilities: decode.Capabilities{
 			TokenIDs: true, LogProbs: true, Grammar: true, LogitBias: true, Seed: true, Forks: true, Adapters: true,
 		},
@@ -134,6 +135,14 @@ func (e *Engine) Stats() Stats {
 	s := e.stats
 	s.Sequences = len(e.seqs)
 	return s
+}
+
+// answerSteps is Info.AnswerSteps. On a GPU a step takes about as long whatever is in it.
+func answerSteps(gpuLayers int) int {
+	if gpuLayers > 0 {
+		return 1
+	}
+	return 4
 }
 
 // GPULayers is how many of the model's layers are on the GPU.

@@ -52,6 +52,11 @@ func (e *element) matches(low, high rune) bool {
 	return e.negated
 }
 
+// isOnly says whether a class holds this character and no other.
+func (e *element) isOnly(r rune) bool {
+	return !e.negated && len(e.ranges) == 2 && e.ranges[0] == r && e.ranges[1] == r
+}
+
 // parseGrammar compiles a grammar; errors are *decode.InputError.
 func parseGrammar(text string) (*gbnf, error) {
 	p := grammarParser{text: text, names: map[string]int{}, used: map[string]int{}}

@@ -253,6 +253,15 @@ func (m *matcher) allows(text string) bool {
 	return len(set) > 0 && !m.exhausted()
 }
 
+// allowsToken is allows for a token that may be a special one.
+func (m *matcher) allowsToken(text string, special bool) bool {
+	if !special {
+		return m.allows(text)
+	}
+	m.allow(maxTokenSteps)
+	return m.spells(text) && !m.exhausted()
+}
+
 // mask puts every logit at minus infinity whose token the grammar does not allow. It returns an *decode.InputError if that takes
 // too long to find out.
 func (m *matcher) mask(logits []float32, eog []int32) error {
@@ -269,6 +278,9 @@ func (m *matcher) mask(logits []float32, eog []int32) error {
 			}
 		}
 	}
+	for id := range m.pieces.vocab.special {
+		allowed[id] = m.spells(m.pieces.vocab.piece(id))
+	}
 	if m.exhausted() {
 		return refuse("grammar", "can read the text so far in too many ways; it must be less ambiguous")
 	}
@@ -281,6 +293,27 @@ func (m *matcher) mask(logits []float32, eog []int32) error {
 		}
 	}
 	return nil
+}
+
+// spells says whether the grammar has this text, letter by letter, at this place. A special token comes only where it is spelled out: not
+// where it would merely be free text.
+func (m *matcher) spells(text string) bool {
+	set := m.state
+	if m.partial != "" || text == "" {
+		return false
+	}
+	for _, r := range text {
+		var exact []*node
+		for _, n := range set {
+			if n != nil && m.grammar.code[n.at].isOnly(r) {
+				exact = append(exact, n)
+			}
+		}
+		if set = m.step(exact, r); len(set) == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // walk marks the tokens from low to high, whose first depth bytes are the same and lead to set.
@@ -310,4 +343,14 @@ func (m *matcher) walk(low, high, depth int, set []*node, allowed []bool) {
 		}
 		low = end
 	}
+}
+
+// Matches says whether a grammar reads a text to its end. An error is an *decode.InputError about the grammar.
+func Matches(grammar, text string) (bool, error) {
+	m, err := newMatcher(grammar, nil)
+	if err != nil {
+		return false, err
+	}
+	m.accept(text)
+	return m.complete() && !m.exhausted(), nil
 }

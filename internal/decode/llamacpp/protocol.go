@@ -92,8 +92,11 @@ type update struct {
 	Tokens  []decode.Token
 	Prefill *decode.Prefill
 	End     decode.End
-	Err     *wireError // the sequence is over
-	Closed  bool       // the sequence is forgotten
+	EOG     *decode.Token
+	// Preempted is how often the sequence has lost its cache to others since its last token.
+	Preempted int
+	Err       *wireError // the sequence is over
+	Closed    bool       // the sequence is forgotten
 }
 
 // counts are the child's counters since it started.

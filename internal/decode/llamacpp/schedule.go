@@ -19,6 +19,8 @@ type seq struct {
 	wanted   bool // a token is to be drawn behind the last one; otherwise only the cache is made ready
 	dropped  bool // lost its slot while parked: its cache is made again when it is wanted, not before
 	fork     bool // its cache is not kept when it is closed
+	// preempted is how often it has lost its cache to others since its last token.
+	preempted int
 	// parent is set on a fork that has no slot yet where caches cannot be cut: once the parent goes on, its state is of no use.
 	parent *seq
 }
@@ -56,6 +58,7 @@ type scheduler struct {
 	whole     bool
 	seqs      []*seq // in order of id
 	clock     uint64
+	joins     uint64            // while an answer with a deadline decodes, the rest joins every so many-th batch; 0: each
 	lastGroup map[uint64]uint64 // adapter: when its group was served last
 	counts    counts
 }
@@ -260,8 +263,24 @@ func (s *scheduler) rewind(q *seq) {
 	s.mem.truncate(q.slot, n)
 }
 
-// fill makes a batch for sequences of one adapter.
+// fill makes a batch for sequences of one adapter. On a CPU a step takes the longer the more there is in it, so most steps are left
+// to answers with a deadline where there are any.
 func (s *scheduler) fill(list []*seq) []work {
+	if s.joins > 0 && s.clock%s.joins != 0 {
+		var urgent []*seq
+		for _, q := range list {
+			if q.wanted && q.class == decode.ClassAnswer && q.deadline != 0 {
+				urgent = append(urgent, q)
+			}
+		}
+		if batch := s.fillAll(urgent); len(batch) > 0 {
+			return batch
+		}
+	}
+	return s.fillAll(list)
+}
+
+func (s *scheduler) fillAll(list []*seq) []work {
 	tiers := map[*seq]int{}
 	room, prefill := s.batch, s.batch
 	for _, q := range list {
@@ -410,6 +429,7 @@ func (s *scheduler) admit(q *seq, batch *[]work) bool {
 	} else {
 		if o := s.slots[to].owner; o != nil {
 			s.unplan(o, batch)
+			o.preempted++
 			s.counts.Preemptions++
 		} else if len(s.slots[to].cells) > 0 {
 			s.counts.Evictions++
@@ -508,6 +528,7 @@ func (s *scheduler) reclaim(q *seq, batch *[]work) bool {
 		return false
 	}
 	s.unplan(s.slots[best].owner, batch)
+	s.slots[best].owner.preempted++
 	s.clear(best)
 	s.counts.Preemptions++
 	return true

@@ -33,6 +33,7 @@ type sequence struct {
 	acked     int  // of these, told to the child
 	live      bool // the child knows it
 	crashes   int  // children that died while it decoded, since its last step forward
+	restarted int  // children that died since its last chunk
 	err       error
 	closed    bool
 }
@@ -166,7 +167,8 @@ func (s *sequence) apply(u update) {
 		s.done++
 	}
 	if len(u.Tokens) > 0 || u.End != "" {
-		s.deliver(decode.Chunk{Tokens: u.Tokens, End: u.End, Prefill: u.Prefill})
+		s.deliver(decode.Chunk{Tokens: u.Tokens, End: u.End, EOG: u.EOG, Prefill: u.Prefill, Preempted: u.Preempted, Restarted: s.restarted})
+		s.restarted = 0
 	}
 	if u.End != "" {
 		s.queue = s.queue[1:]
@@ -188,7 +190,9 @@ func (s *sequence) deliver(c decode.Chunk) {
 	if n := len(s.chunks); n > 0 && s.chunks[n-1].End == "" {
 		last := &s.chunks[n-1]
 		last.Tokens = append(last.Tokens, c.Tokens...)
-		last.End = c.End
+		last.End, last.EOG = c.End, c.EOG
+		last.Preempted += c.Preempted
+		last.Restarted += c.Restarted
 	} else {
 		s.chunks = append(s.chunks, c)
 	}

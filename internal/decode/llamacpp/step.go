@@ -105,19 +105,18 @@ func (w *worker) sample(st *stream, logits []float32) {
 	if len(p.LogitBias) > 0 || len(forbidden) > 0 || sp.grammar != nil {
 		adjusted = w.sampler.adjust(logits, p.LogitBias, forbidden)
 	}
+	key := noise(st.seed, len(st.tokens))
+	id := w.sampler.draw(adjusted, p, key)
 	masked := false
-	if g := sp.grammar; g != nil {
-		// To ask the grammar about every token is slow; a greedy choice that it allows needs no more.
-		best := w.sampler.draw(adjusted, decode.Sampling{}, 0)
-		if p.Temperature > 0 || best < 0 || w.vocab.special[best] || slices.Contains(w.vocab.eog, best) || !g.allows(w.vocab.piece(best)) {
-			if err := g.mask(adjusted, w.vocab.eog); err != nil {
-				w.fail(st, err)
-				return
-			}
-			masked = true
+	// To ask the grammar about every token is slow. A draw that it allows needs no more; another is drawn again from those that it does.
+	if g := sp.grammar; g != nil && (id < 0 || slices.Contains(w.vocab.eog, id) || !g.allowsToken(w.vocab.piece(id), w.vocab.special[id])) {
+		if err := g.mask(adjusted, w.vocab.eog); err != nil {
+			w.fail(st, err)
+			return
 		}
+		masked = true
+		id = w.sampler.draw(adjusted, p, key)
 	}
-	id := w.sampler.draw(adjusted, p, noise(st.seed, len(st.tokens)))
 	switch {
 	case id < 0:
 		w.end(st, decode.EndGrammar)
@@ -179,6 +178,7 @@ func (w *worker) accept(st *stream, id int32, logits []float32, stats stats) {
 	sp.done++
 	u := w.fresh(st)
 	u.Tokens = []decode.Token{t}
+	u.Preempted, st.preempted = st.preempted, 0
 	if f := st.forced; f != nil && !f.done.IsZero() {
 		u.Prefill = &decode.Prefill{Tokens: f.tokens, Cached: f.cached, Queued: f.began.Sub(f.asked), Took: f.done.Sub(f.began)}
 		st.forced = nil

@@ -222,6 +222,7 @@ func (e *Engine) lost() {
 		}
 		decoding := s.live && s.parent == nil && len(s.queue) > 0 && len(s.decoded)-s.delivered < window
 		s.live = false
+		s.restarted++
 		if !decoding {
 			continue
 		}

@@ -64,6 +64,7 @@ func serve(in *gob.Decoder, out *encoder[event]) error {
 		cellCount = c.Sequences * (c.ContextTokens + margin)
 	}
 	w.sched = newScheduler(l, c.Sequences, cellCount, c.BatchTokens, chunk, l.whole)
+	w.sched.joins = uint64(answerSteps(l.gpuLayers))
 	h := hello{Vocabulary: l.vocab.size, AddBOS: l.vocab.addBOS, MaxPiece: l.vocab.maxPiece, GPULayers: l.gpuLayers}
 	for id, text := range map[llama.Token]*string{llama.VocabBOS(l.vocab.handle): &h.BOS, llama.VocabEOS(l.vocab.handle): &h.EOS} {
 		if id >= 0 && int(id) < l.vocab.size {

@@ -47,7 +47,9 @@ type Options struct {
 	Effort   string            // reasoning_effort for templates that know it; "" the template's default
 	Kwargs   map[string]any    // chat_template_kwargs: further variables, of JSON's types; enable_thinking and the like are set by Thinking
 	Tools    []json.RawMessage // function definitions in OpenAI's form
-	Now      time.Time         // what strftime_now tells; zero is the present
+	// CallTags has calls written as JSON in <tool_call> tags, whatever form the template has for them, so that they can be read of any model.
+	CallTags bool
+	Now      time.Time // what strftime_now tells; zero is the present
 }
 
 // Prompt is what a sequence is opened with.
@@ -131,6 +133,13 @@ func (r *Renderer) Render(messages []Message, opts Options) (Prompt, error) {
 	vars, err := r.vars(messages, opts)
 	if err != nil {
 		return Prompt{}, err
+	}
+	if opts.CallTags && !r.callTags() {
+		if _, err := r.messages(messages, false); err != nil { // bad arguments are bad in any form
+			return Prompt{}, err
+		}
+		messages = tagged(messages, opts.Tools)
+		delete(vars, "tools")
 	}
 	now := opts.Now
 	if now.IsZero() {
