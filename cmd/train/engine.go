@@ -10,20 +10,24 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"anytime/internal/decode"
+	"anytime/internal/decode/endpoint"
 	"anytime/internal/decode/llamacpp"
 	"anytime/internal/decode/prompt"
+	"anytime/internal/hub"
 )
 
 // modelFlags name a model and how it is run, for the commands that decode.
 type modelFlags struct {
 	model, adapter, family string
+	remote                 string // model on another server, in place of model; "" none
 	engine                 llamacpp.Config
 }
 
 func (m *modelFlags) define(flags *flag.FlagSet) {
-	flags.StringVar(&m.model, "model", "", "GGUF `file` of the model; needed")
+	flags.StringVar(&m.model, "model", "", "GGUF `file` of the model, or hf.co/OWNER/REPO[:QUANTIZATION], which is fetched into "+fetched+"; needed")
 	flags.StringVar(&m.adapter, "adapter", "", "GGUF `file` of a LoRA adapter for it")
 	flags.StringVar(&m.family, "family", "", "`family` of the model, which says how it thinks; by default told by its template")
 	flags.StringVar(&m.engine.LibDir, "engine-lib", "engine/lib", "`folder` of the llama.cpp libraries")
@@ -36,18 +40,102 @@ func (m *modelFlags) define(flags *flag.FlagSet) {
 	flags.StringVar(&m.engine.FlashAttention, "flash-attention", "auto", "auto, on or off")
 }
 
+// engineKey holds the API key of a server that decodes: command lines can be read by everyone on the machine.
+const engineKey = "ANYTIME_ENGINE_KEY"
+
+// defineRemote is for the commands that need the model's tokens only, and not its weights.
+func (m *modelFlags) defineRemote(flags *flag.FlagSet) {
+	flags.StringVar(&m.remote, "engine", "", "model on another `server` in place of -model: ollama:NAME, ollama:NAME@URL or openai:MODEL@URL; an API key is taken from the environment's "+engineKey)
+}
+
+// named returns an error unless the flags name one model.
+func (m *modelFlags) named() error {
+	switch {
+	case m.remote == "" && m.model == "":
+		return usagef("-model is needed: name the GGUF file of a model")
+	case m.remote == "":
+		return nil
+	case m.model != "":
+		return usagef("-model and -engine are both given: a model is decoded either here or by another server")
+	}
+	if _, err := endpoint.Parse(m.remote); err != nil {
+		return usagef("-engine is %w", err)
+	}
+	return nil
+}
+
+// openRemote connects to the server that has the model.
+func (m *modelFlags) openRemote(ctx context.Context, stderr io.Writer) (_ model, err error) {
+	at, err := endpoint.Parse(m.remote)
+	if err != nil {
+		return model{}, usageError{err}
+	}
+	at.ContextTokens = m.engine.ContextTokens
+	at.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if at.Kind == endpoint.OpenAI {
+		at.Key, at.LogProbs = os.Getenv(engineKey), true
+	}
+	loaded := model{id: m.remote}
+	if loaded.engine, err = at.Open(ctx); err != nil {
+		return model{}, err
+	}
+	defer func() {
+		if err != nil {
+			loaded.engine.Close()
+		}
+	}()
+	if m.adapter != "" {
+		loader, ok := loaded.engine.(decode.Adapters)
+		if !ok {
+			return model{}, usagef("-adapter: %s takes no adapters", m.remote)
+		}
+		if loaded.adapter, err = identify(m.adapter); err != nil {
+			return model{}, fmt.Errorf("adapter: %w", err)
+		}
+		loaded.adapter = strings.ReplaceAll(loaded.adapter, "@", "-") // a name for every engine
+		if err = loader.LoadAdapter(ctx, loaded.adapter, m.adapter, 1); err != nil {
+			return model{}, err
+		}
+	}
+	loaded.renderer, err = m.prompts(loaded.engine.Info())
+	return loaded, err
+}
+
 // model is a loaded model.
 type model struct {
-	engine   *llamacpp.Engine
+	engine   decode.Engine
 	renderer *prompt.Renderer
 	id       string // name and hash of the file
 	adapter  string // id of the adapter, by which the engine knows it; "" none
 }
 
+// fetched is where models are kept that come from elsewhere: the server's folder for them.
+const fetched = "data/models"
+
+// fetch makes sure that the model is here, and names its file.
+func (m *modelFlags) fetch(ctx context.Context, stderr io.Writer) error {
+	h, err := hub.New(hub.Config{Dir: fetched, Token: os.Getenv("HF_TOKEN"), Progress: hub.Reporter(stderr)})
+	if err != nil {
+		return err
+	}
+	path, err := h.Fetch(ctx, m.model)
+	if err != nil {
+		return err
+	}
+	m.model = path
+	return nil
+}
+
 // open loads the model. The caller closes the engine.
 func (m *modelFlags) open(ctx context.Context, stderr io.Writer) (_ model, err error) {
-	if m.model == "" {
-		return model{}, usagef("-model is needed: name the GGUF file of a model")
+	if err := m.named(); err != nil {
+		return model{}, err
+	}
+	if m.remote != "" {
+		return m.openRemote(ctx, stderr)
+	}
+	if err := m.fetch(ctx, stderr); err != nil {
+		return model{}, err
 	}
 	var loaded model
 	if loaded.id, err = identify(m.model); err != nil {
@@ -64,16 +152,18 @@ func (m *modelFlags) open(ctx context.Context, stderr io.Writer) (_ model, err e
 	m.engine.ModelPath = m.model
 	m.engine.BatchTokens = max(512, m.engine.Sequences)
 	m.engine.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	if loaded.engine, err = llamacpp.Open(ctx, m.engine); err != nil {
+	engine, err := llamacpp.Open(ctx, m.engine)
+	if err != nil {
 		return model{}, err
 	}
+	loaded.engine = engine
 	defer func() {
 		if err != nil {
-			loaded.engine.Close()
+			engine.Close()
 		}
 	}()
 	if m.adapter != "" {
-		if err = loaded.engine.LoadAdapter(ctx, loaded.adapter, m.adapter, 1); err != nil {
+		if err = engine.LoadAdapter(ctx, loaded.adapter, m.adapter, 1); err != nil {
 			return model{}, err
 		}
 	}

@@ -40,11 +40,12 @@ on where it was stopped. The curve is also kept beside the weights that were mea
 		e := evaluation{countdown: task.DefaultCountdown}
 		configFlag(flags)
 		e.model.define(flags)
+		e.model.defineRemote(flags)
 		countdownFlags(flags, &e.countdown)
 		flags.StringVar(&e.data, "data", "", "`files` of problems, divided by commas")
 		flags.IntVar(&e.n, "n", 500, "how `many` problems, which the seed draws; 0: all")
 		flags.StringVar(&e.out, "out", "", "`folder` of the results; needed")
-		flags.StringVar(&e.curve, "curve", "", "`file` of the curve, or off (default beside the adapter or the model)")
+		flags.StringVar(&e.curve, "curve", "", "`file` of the curve, or off (default beside the adapter or the model; of a model elsewhere in -out)")
 		flags.StringVar(&e.against, "against", "", "report.json `file` to compare with")
 		flags.Uint64Var(&e.settings.Seed, "seed", 1, "`seed` of the problems and the sampling")
 		flags.StringVar(&e.budgets, "budgets", "0,64,128,256,512", "`list` of ascending numbers of thinking tokens")
@@ -78,9 +79,10 @@ type evaluation struct {
 
 // prepare checks the flags and returns the problems and what they are called, before anything that takes long.
 func (e *evaluation) prepare() (problems []task.Problem, name string, err error) {
+	if err := e.model.named(); err != nil {
+		return nil, "", err
+	}
 	switch {
-	case e.model.model == "":
-		return nil, "", usagef("-model is needed: name the GGUF file of a model")
 	case e.out == "":
 		return nil, "", usagef("-out is needed: name the folder of the results")
 	case e.n < 0:
@@ -201,8 +203,11 @@ func (e *evaluation) write(stdout io.Writer, r, other *eval.Report) error {
 	}
 	if e.curve == "" {
 		weights := e.model.model
-		if e.model.adapter != "" {
+		switch {
+		case e.model.adapter != "":
 			weights = e.model.adapter
+		case e.model.remote != "":
+			weights = filepath.Join(e.out, "model.gguf")
 		}
 		e.curve = budget.CurveFile(weights)
 	}

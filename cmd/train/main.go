@@ -20,7 +20,7 @@ import (
 )
 
 // commands are all there are, in the order of the manual. engine is not for people.
-var commands = []command{generateCommand, sftCommand, rolloutCommand, rlCommand, gradeCommand, advantageCommand}
+var commands = []command{generateCommand, newCommand, sftCommand, rolloutCommand, rlCommand, evalCommand, compareCommand, pushCommand, gradeCommand, advantageCommand, doctorCommand}
 
 // command is a sub-command.
 type command struct {
@@ -89,7 +89,11 @@ func (c command) run(ctx context.Context, args []string, stdout, stderr io.Write
 	case err != nil:
 		return usagef("%s: %w; train %s -h is its manual", c.name, err, c.name)
 	}
-	if err := runs(ctx, flags.Args(), stdout, stderr); err != nil {
+	err := readConfig(flags)
+	if err == nil {
+		err = runs(ctx, flags.Args(), stdout, stderr)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", c.name, err)
 	}
 	return nil

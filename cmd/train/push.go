@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"anytime/api"
+	"anytime/internal/decode/endpoint"
+	"anytime/internal/decode/ollama"
 	"anytime/internal/gguf"
 	"anytime/internal/train/task"
 )
@@ -26,7 +28,7 @@ import (
 const keyVariable = "ANYTIME_API_KEY"
 
 var pushCommand = command{
-	name: "push", about: "Load an adapter into a running server",
+	name: "push", about: "Load an adapter into a running server, or make a model of Ollama's with it",
 	manual: `
 The file is sent to the server, which checks it against its model and loads it beside what runs. Requests then name it MODEL:NAME; with
 -default MODEL alone stands for it, and MODEL:bare for the model without an adapter. Runs under way keep the adapter that they began with.
@@ -35,12 +37,15 @@ Where the server has problems to measure on, or -gate brings some, an adapter th
 command waits and prints both curves. An adapter whose accuracy falls at any budget below the bare model's by more than the margin is refused:
 the server unloads it again, nothing has changed, and the command exits with 1.
 
+With -server ollama, or ollama@URL, a model called -name is made in Ollama of the adapter and of -model, which Ollama has; then any client
+of Ollama's can ask for it.
+
 The server's API key, an admin one, is taken from the environment's ` + keyVariable + `.
 
 `,
 	setup: func(flags *flag.FlagSet) runner {
 		var p push
-		flags.StringVar(&p.server, "server", "http://127.0.0.1:8080", "`URL` of the server")
+		flags.StringVar(&p.server, "server", "http://127.0.0.1:8080", "`URL` of the server; ollama or ollama@URL for an Ollama")
 		flags.StringVar(&p.file, "adapter", "", "GGUF `file` of the adapter; needed")
 		flags.StringVar(&p.request.Name, "name", "", "`name` by which requests ask for it (default the file's, without .gguf)")
 		flags.StringVar(&p.model, "model", "", "`id` of its model on the server (default the server's default model)")
@@ -69,11 +74,13 @@ func (p *push) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err := p.prepare(); err != nil {
 		return err
 	}
+	if address, ok := p.ollama(); ok {
+		return p.create(ctx, address, stdout, stderr)
+	}
 	to, err := newServerClient(p.server)
 	if err != nil {
 		return err
 	}
-	// A further kind of server to push to would begin here.
 	adapter, err := to.load(ctx, p.file, p.request, stderr)
 	if err != nil {
 		return err
@@ -91,6 +98,34 @@ func (p *push) run(ctx context.Context, stdout, stderr io.Writer) error {
 		names += ", and as " + adapter.Model
 	}
 	fmt.Fprintf(stdout, "%s serves it as %s\n", p.server, names)
+	return nil
+}
+
+// ollama returns the address of the Ollama to push to, "" its default, if it is one.
+func (p *push) ollama() (address string, ok bool) {
+	kind, address, _ := strings.Cut(p.server, "@")
+	return address, kind == string(endpoint.Ollama)
+}
+
+// create makes a model in Ollama.
+func (p *push) create(ctx context.Context, address string, stdout, stderr io.Writer) error {
+	switch {
+	case p.model == "":
+		return usagef("-model is needed: name the model in Ollama that the adapter is for, as `ollama list` does")
+	case p.standard:
+		return usagef("-default and -gate are for Anytime servers: Ollama has no default")
+	}
+	said := ""
+	err := ollama.Create(ctx, address, p.request.Name, p.model, p.file, 1, func(s ollama.Progress) {
+		if s.Status != said {
+			said = s.Status
+			fmt.Fprintln(stderr, said)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("make %q in Ollama: %w", p.request.Name, err)
+	}
+	fmt.Fprintf(stdout, "Ollama serves it as %s; serve it with -model ollama:%s\n", p.request.Name, p.request.Name)
 	return nil
 }
 

@@ -10,8 +10,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
-
 	"anytime/internal/train/rollout"
 	"anytime/internal/train/task"
 )
@@ -30,6 +28,7 @@ Countdown puzzles (-countdown).
 	setup: func(flags *flag.FlagSet) runner {
 		r := rollouts{countdown: task.DefaultCountdown}
 		r.model.define(flags)
+		r.model.defineRemote(flags)
 		countdownFlags(flags, &r.countdown)
 		flags.StringVar(&r.data, "data", "", "`file` of problems")
 		flags.StringVar(&r.split, "countdown", "", "Countdown puzzles of the `split` train or heldout")
@@ -69,9 +68,10 @@ type rollouts struct {
 
 // prepare checks the flags and returns the problems, before anything that takes long.
 func (r *rollouts) prepare() ([]task.Problem, error) {
+	if err := r.model.named(); err != nil {
+		return nil, err
+	}
 	switch {
-	case r.model.model == "":
-		return nil, usagef("-model is needed: name the GGUF file of a model")
 	case r.out == "":
 		return nil, usagef("-out is needed: name the file of the rollouts")
 	case (r.data == "") == (r.split == ""):
@@ -125,22 +125,20 @@ func (r *rollouts) run(ctx context.Context, stdout, stderr io.Writer) (err error
 	}
 	defer func() { err = errors.Join(err, record.Close()) }()
 
-	bar := progressbar.NewOptions(len(problems)*r.settings.Traces, progressbar.OptionSetWriter(stderr), progressbar.OptionSetDescription("rollouts"),
-		progressbar.OptionShowCount(), progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionOnCompletion(func() { fmt.Fprintln(stderr) }))
-	_ = bar.Add(record.Traces()) // it only shows something
-	start, tokens := time.Now(), 0
+	kept := record.Traces()
+	bar := newProgress(stderr, "rollouts", len(problems)*r.settings.Traces)
+	seen := tally{began: time.Now()}
 	traces, err := rollout.Run(ctx, rollout.Config{
 		Settings: r.settings, Engine: loaded.engine, Renderer: loaded.renderer, Concurrency: r.concurrency, Record: record,
 		OnTrace: func(t rollout.Trace) {
-			tokens += t.Thinking.Tokens + t.SummaryTokens()
-			bar.Describe(fmt.Sprintf("rollouts, %.0f tokens/s", float64(tokens)/time.Since(start).Seconds()))
-			_ = bar.Add(1)
+			seen.add(t, len(r.settings.Budgets))
+			bar.set(kept+seen.traces, "%.0f tokens/s, accuracy %s", seen.speed(), seen.accuracy())
 		},
 	}, problems)
 	if err != nil {
 		return fmt.Errorf("%w; %d rollouts are kept in %s, and the same command goes on from there", err, record.Traces(), r.out)
 	}
-	fmt.Fprintf(stderr, "%d tokens in %.1f s, %.1f tokens/s\n", tokens, time.Since(start).Seconds(), float64(tokens)/time.Since(start).Seconds())
+	fmt.Fprintf(stderr, "%d tokens in %.1f s, %.1f tokens/s\n", seen.tokens, time.Since(seen.began).Seconds(), seen.speed())
 	table := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(table, "budget\taccuracy\t95 % interval\t\n")
 	for _, a := range rollout.Curve(r.settings, traces) {

@@ -12,12 +12,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
-	"time"
 
-	"github.com/schollz/progressbar/v3"
-
-	"anytime/internal/gguf"
 	trainmodel "anytime/internal/train/model"
 	"anytime/internal/train/task"
 	"anytime/internal/train/trainer"
@@ -27,7 +22,7 @@ var sftCommand = command{
 	name: "sft", about: "Train a model on a teacher's thoughts and answers",
 	manual: `
 Each step lowers the cross-entropy of -batch examples: of their thoughts with the mark that ends them, unless they were cut, and of the
-summaries and their ends. What is forced between them, as in serving, is not trained. Examples come from a file (-data) with JSON lines as
+summaries and their ends. What is forced to cut a thought, as in serving, is not trained. Examples come from a file (-data) with JSON lines as
 train generate -sft writes them, in an order that the seed draws, or are Countdown puzzles without end.
 
 -train all trains all weights, and ends with model.gguf in -out; -train lora trains an adapter, a new one or -adapter, and ends with
@@ -51,6 +46,7 @@ adapter.gguf. metrics.jsonl has a line for each step. Run again with the same fl
 		flags.BoolVar(&s.cosine, "cosine", false, "let the learning rate fall to 0 by the last step")
 		flags.IntVar(&s.every, "checkpoint-every", 1, "`steps` between checkpoints")
 		flags.Uint64Var(&s.training.Seed, "seed", 1, "`seed` of the examples, a new adapter and dropout")
+		configFlag(flags)
 		return s.run
 	},
 }
@@ -162,41 +158,30 @@ func (s *sft) run(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		return err
 	}
 	defer func() { err = errors.Join(err, loaded.engine.Close()) }()
-	trained, err := s.training.open(s.model)
+	s.model.model = tokenizes.model // where it was fetched to
+	open, err := s.training.opener(s.model)
 	if err != nil {
 		return err
 	}
-	defer trained.Close()
-
-	bar := progressbar.NewOptions(s.steps, progressbar.OptionSetWriter(stderr), progressbar.OptionSetDescription("sft"), progressbar.OptionShowCount(),
-		progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionOnCompletion(func() { fmt.Fprintln(stderr) }))
+	bar := newProgress(stderr, "sft", s.steps)
 	var last trainer.SFTProgress
-	err = trainer.SFT{
+	result, err := trainer.SFT{
 		SFTSettings: trainer.SFTSettings{
 			Model: loaded.id, Data: data, Batch: s.batch, Instruction: s.instruction, Training: s.training.Training,
 		},
-		Model: trained, Engine: loaded.engine, Renderer: loaded.renderer, Examples: examples, Folder: s.out, Every: s.every,
+		Open: open, Engine: loaded.engine, Renderer: loaded.renderer, Examples: examples, Folder: s.out, Every: s.every,
 		OnStep: func(p trainer.SFTProgress) {
 			last = p
-			bar.Describe(fmt.Sprintf("sft, loss %.4f, %.0f tokens/s", p.Loss, p.TokensPerS))
-			_ = bar.Set(p.Step) // it only shows something
+			bar.set(p.Step, "loss %.4f, %.0f tokens/s", p.Loss, p.TokensPerS)
 		},
+		OnHang: onHang(stderr),
 	}.Run(ctx, s.steps)
 	if err != nil {
-		return fmt.Errorf("%w; the same command goes on from the last checkpoint in %s", err, s.out)
+		return fmt.Errorf("%w; the same command goes on from the last checkpoint in %s, if there is one", err, s.out)
 	}
 	if last.Step > 0 {
 		fmt.Fprintf(stdout, "step %d: loss %.4f\n", last.Step, last.Loss)
 	}
-	result := filepath.Join(s.out, "adapter.gguf")
-	if s.training.Train == trainmodel.All {
-		result = filepath.Join(s.out, "model.gguf")
-		err = trained.WriteModel(result, gguf.F32)
-	} else {
-		err = trained.WriteAdapter(result)
-	}
-	if err == nil {
-		fmt.Fprintln(stdout, result)
-	}
-	return err
+	fmt.Fprintln(stdout, result)
+	return nil
 }

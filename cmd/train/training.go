@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -34,18 +35,24 @@ func (t *trainingFlags) define(flags *flag.FlagSet, rate float64) {
 	flags.DurationVar(&t.timeout, "step-timeout", 10*time.Minute, "longest `time` of a pass, beyond which the backend is taken to hang")
 }
 
-// open loads the model to be trained. The caller closes it.
-func (t *trainingFlags) open(m modelFlags) (*trainmodel.Model, error) {
+// opener returns what loads the model to be trained.
+func (t *trainingFlags) opener(m modelFlags) (trainer.Open, error) {
 	if m.adapter != "" {
 		var err error
 		if t.Adapter, err = identify(m.adapter); err != nil {
 			return nil, fmt.Errorf("adapter: %w", err)
 		}
 	}
-	return trainmodel.Open(m.model, trainmodel.Config{
+	c := trainmodel.Config{
 		Backend: t.backend, Train: t.Train, Adapter: m.adapter, LoRA: t.LoRA, Optimizer: t.Optimizer, Seed: t.Seed,
 		BatchTokens: t.batchTokens, Recompute: t.recompute, PassTimeout: t.timeout,
-	})
+	}
+	return func() (*trainmodel.Model, error) { return trainmodel.Open(m.model, c) }, nil
+}
+
+// onHang says that a step is tried again.
+func onHang(stderr io.Writer) func(error) {
+	return func(err error) { fmt.Fprintf(stderr, "%v; going on from the last checkpoint\n", err) }
 }
 
 func parseBudgets(list string) (budgets []int, err error) {

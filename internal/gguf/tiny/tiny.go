@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"anytime/internal/gguf"
+	"anytime/internal/gguf/scratch"
 )
 
 // Options choose the model; the zero value is a good one.
@@ -108,7 +109,7 @@ func (m *model) setBias(rates map[string]float64) error {
 	var all float64
 	chosen := map[int]float64{}
 	for _, text := range slices.Sorted(maps.Keys(rates)) {
-		id, ok := ids[spell(text)]
+		id, ok := ids[scratch.Spell(text)]
 		if !ok {
 			id, ok = ids[text] // a special token
 		}

@@ -120,7 +120,7 @@ func TestPackedEqualsSeparate(t *testing.T) {
 	for _, arch := range []string{"llama", "qwen2", "qwen3"} {
 		t.Run(arch, func(t *testing.T) {
 			m := open(t, smallFile(t, arch, false), model.Config{Train: model.All})
-			trees := smallTrees(2)
+			trees := append(smallTrees(2), raggedTree(1))
 			packed := examples(t, m, trees)
 			var alone []model.Example
 			var dl float64

@@ -4,29 +4,31 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/gomlx/compute/dtypes/gotype"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // a graph reads as mathematics
-	"github.com/gomlx/gomlx/core/tensors"
 )
-
-// rows makes a tensor of one value for each token. [rows, length]
-func rows[T gotype.Supported](g *group, values []T) *tensors.Tensor {
-	return tensors.FromFlatDataAndDimensions(values, len(g.trees), g.length)
-}
 
 // forward builds the graph of a pass. B: rows; T: tokens of a row; N = B·T; D: width; H: heads, K of them with keys and values of their
 // own; W: width of a head; V: vocabulary.
 type forward struct {
-	m                                      *Model
-	w                                      map[string]*Node
-	tokens, position, branch, fork, parent *Node // int32 [B, T]
-	angle                                  *Node // of rotary embedding. [B, T, W/2]
-	adapter                                *Node // scale of the adapter, scalar
-	dropout                                float64
-	random                                 *Node // state of the generator; nil without dropout
+	m              *Model
+	w              map[string]*Node
+	tokens, parent *Node // int32 [B, T]
+	angle          *Node // of rotary embedding. [B, T, W/2]
+	branch, fork   *Node // int32 [B, blocks, width]; [B, 1, 1] without branches
+	adapter        *Node // scale of the adapter, scalar
+	dropout        float64
+	random         *Node // state of the generator; nil without dropout
 
-	bias     *Node // 0 where a token sees another, else very negative. [B·K, H/K·T, T]
-	cos, sin *Node // of rotary embedding. [B, 1, 1, T, 2, W/2]
+	stretches []stretch
+	cos, sin  *Node // of rotary embedding. [B, 1, 1, T, 2, W/2]
+}
+
+// stretch is queries that are compared with the same keys: those before seen, and those of the stretch itself.
+type stretch struct {
+	from, to, seen int
+	bias           *Node // 0 where a query sees a key, else very negative. [B·K, H/K·(to-from), seen+to-from]
 }
 
 // newForward takes the inputs of a graph: the weights, the trees' structure, the adapter's scale. It returns those left over.
@@ -36,9 +38,8 @@ func newForward(m *Model, inputs []*Node) (*forward, []*Node) {
 		f.w[p.name] = inputs[i]
 	}
 	inputs = inputs[len(m.params):]
-	f.tokens, f.position, f.branch, f.fork, f.parent = inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]
-	f.angle, f.adapter = inputs[5], inputs[6]
-	return f, inputs[7:]
+	f.tokens, f.parent, f.angle, f.branch, f.fork, f.adapter = inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5]
+	return f, inputs[6:]
 }
 
 // logProbGraph returns the log-probability of each token. [B, T]
@@ -77,7 +78,8 @@ func (f *forward) logProbs(withEntropy bool) (logProb, entropy *Node) {
 		l, e := f.predict(Slice(x, AxisRange(from, to)), Slice(target, AxisRange(from, to)), withEntropy)
 		logProbs, entropies = append(logProbs, l), append(entropies, e)
 	}
-	first := And(Equal(f.position, ZerosLike(f.position)), Equal(f.branch, ZerosLike(f.branch)))
+	place := Iota(x.Graph(), f.tokens.Shape(), 1)
+	first := Equal(place, ZerosLike(place))
 	join := func(parts []*Node) *Node {
 		all := parts[0]
 		if len(parts) > 1 {
@@ -126,15 +128,37 @@ func (f *forward) prepare() {
 	n := f.m.network
 	g := f.tokens.Graph()
 	b, t := f.tokens.Shape().Dim(0), f.tokens.Shape().Dim(1)
-	seen := func(x *Node) *Node { return BroadcastToDims(Reshape(x, b, 1, t), b, t, t) }
-	sees := func(x *Node) *Node { return BroadcastToDims(Reshape(x, b, t, 1), b, t, t) }
-	position, branch := seen(f.position), seen(f.branch)
-	sameBranch := And(Equal(branch, sees(f.branch)), LessOrEqual(position, sees(f.position)))
-	trunk := And(Equal(branch, ZerosLike(branch)), LessThan(position, sees(f.fork)))
-	visible := Or(sameBranch, trunk)
-	zero := Zeros(g, shapeOf(b, t, t))
-	f.bias = Reshape(Where(visible, zero, AddScalar(zero, -1e30)), b, 1, t, t)
-	f.bias = Reshape(BroadcastToDims(f.bias, b, n.heads, t, t), b*n.kvHeads, n.heads/n.kvHeads*t, t)
+	blocks, width := f.branch.Shape().Dim(1), f.branch.Shape().Dim(2)
+	if width == 1 {
+		blocks = 0
+	}
+	trunk := t - blocks*width
+	// [B, n, keys]: whether each of n queries sees each key
+	add := func(from, to, seen int, visible *Node) {
+		zero := Zeros(g, shapeOf(visible.Shape().Dimensions...))
+		bias := Where(visible, zero, AddScalar(zero, -1e30))
+		keys := seen + to - from
+		bias = BroadcastToDims(Reshape(bias, b, 1, to-from, keys), b, n.heads, to-from, keys)
+		f.stretches = append(f.stretches, stretch{from, to, seen, Reshape(bias, b*n.kvHeads, n.heads/n.kvHeads*(to-from), keys)})
+	}
+	index := func(axis int, dims ...int) *Node { return Iota(g, shapes.Make(dtypes.Int32, dims...), axis) }
+	length := trunk
+	for range stretchesOf(trunk) {
+		length /= 2
+	}
+	for from := 0; from < trunk; from += length {
+		dims := []int{b, length, from + length}
+		add(from, from+length, from, LessOrEqual(index(2, dims...), AddScalar(index(1, dims...), float64(from))))
+	}
+	for i := range blocks {
+		at := func(x *Node) *Node { return Slice(x, AxisRange(), AxisElem(i), AxisRange()) } // [B, 1, width]
+		own := And(
+			Equal(BroadcastToDims(at(f.branch), b, width, width), BroadcastToDims(Reshape(at(f.branch), b, width, 1), b, width, width)),
+			LessOrEqual(index(2, b, width, width), index(1, b, width, width)))
+		before := LessThan(index(2, b, width, trunk), BroadcastToDims(Reshape(at(f.fork), b, width, 1), b, width, trunk))
+		from := trunk + i*width
+		add(from, from+width, trunk, Concatenate([]*Node{before, own}, 2))
+	}
 
 	angle := Reshape(f.angle, b*t, n.headWidth/2)
 	both := func(first, second *Node) *Node {
@@ -159,15 +183,39 @@ func (f *forward) attention(x *Node, p string) *Node {
 	b, t := f.tokens.Shape().Dim(0), f.tokens.Shape().Dim(1)
 	share := n.heads / n.kvHeads
 	q := f.turn(f.linear(x, p+"attn_q.weight"), p+"attn_q_norm.weight", share)
-	k := f.turn(f.linear(x, p+"attn_k.weight"), p+"attn_k_norm.weight", 1)
+	k := Reshape(f.turn(f.linear(x, p+"attn_k.weight"), p+"attn_k_norm.weight", 1), b*n.kvHeads, t, n.headWidth)
 	v := Reshape(f.linear(x, p+"attn_v.weight"), b, t, n.kvHeads, n.headWidth)
 	v = Reshape(TransposeAllAxes(v, 0, 2, 1, 3), b*n.kvHeads, t, n.headWidth)
 	q = MulScalar(q, 1/math.Sqrt(float64(n.headWidth)))
-	scores := DotGeneral(q, []int{2}, []int{0}, k, []int{2}, []int{0}) // [B·K, H/K·T, T]
-	weights := softmax(Add(scores, f.bias))
-	out := DotGeneral(weights, []int{2}, []int{0}, v, []int{1}, []int{0}) // [B·K, H/K·T, W]
-	out = TransposeAllAxes(Reshape(out, b, n.kvHeads, share, t, n.headWidth), 0, 3, 1, 2, 4)
-	return f.linear(Reshape(out, b*t, n.heads*n.headWidth), p+"attn_output.weight")
+	var out []*Node
+	for _, s := range f.stretches {
+		length := s.to - s.from
+		mine := func(x *Node) *Node { // [B·K, seen+length, W]
+			if s.seen == s.from {
+				return Slice(x, AxisRange(), AxisRange(0, s.to))
+			}
+			return Concatenate([]*Node{Slice(x, AxisRange(), AxisRange(0, s.seen)), Slice(x, AxisRange(), AxisRange(s.from, s.to))}, 1)
+		}
+		queries := Reshape(Slice(q, AxisRange(), AxisRange(), AxisRange(s.from, s.to)), b*n.kvHeads, share*length, n.headWidth)
+		scores := DotGeneral(queries, []int{2}, []int{0}, mine(k), []int{2}, []int{0}) // [B·K, H/K·length, seen+length]
+		weights := softmax(Add(scores, s.bias))
+		each := DotGeneral(weights, []int{2}, []int{0}, mine(v), []int{1}, []int{0}) // [B·K, H/K·length, W]
+		out = append(out, Reshape(each, b, n.kvHeads, share, length, n.headWidth))
+	}
+	all := out[0]
+	if len(out) > 1 {
+		all = Concatenate(out, 3)
+	}
+	return f.linear(Reshape(TransposeAllAxes(all, 0, 3, 1, 2, 4), b*t, n.heads*n.headWidth), p+"attn_output.weight")
+}
+
+// stretchesOf is how often a trunk is halved for its attention: what its first parts need not be compared with is saved, and fewer of
+// the scores of a long one are in memory at a time. Padded trunks of these lengths can be halved as often.
+func stretchesOf(trunk int) (halvings int) {
+	for halvings < 2 && trunk>>halvings > 64 || trunk>>halvings > 2048 {
+		halvings++
+	}
+	return halvings
 }
 
 // softmax over the last axis, with a gradient that needs a third of the passes over memory of GoMLX's own.
@@ -182,7 +230,7 @@ func softmax(x *Node) *Node {
 }
 
 // turn lays queries or keys [N, share·K·W] out by head and turns each pair of entries by its position. The pairs come to lie half a
-// head apart, whichever way the model has them: a product of queries and keys does not depend on it. [B·K, share·T, W]
+// head apart, whichever way the model has them: a product of queries and keys does not depend on it. [B·K, share, T, W]
 func (f *forward) turn(x *Node, norm string, share int) *Node {
 	n := f.m.network
 	b, t, half := f.tokens.Shape().Dim(0), f.tokens.Shape().Dim(1), n.headWidth/2
@@ -195,7 +243,7 @@ func (f *forward) turn(x *Node, norm string, share int) *Node {
 		x = TransposeAllAxes(Reshape(x, b, t, n.kvHeads, share, 2, half), 0, 2, 3, 1, 4, 5)
 	}
 	x = Add(Mul(x, f.cos), Mul(Reverse(x, 4), f.sin)) // [B, K, share, T, 2, W/2]
-	return Reshape(x, b*n.kvHeads, share*t, n.headWidth)
+	return Reshape(x, b*n.kvHeads, share, t, n.headWidth)
 }
 
 // norm is RMSNorm over the last axis of x. [n, D]

@@ -6,11 +6,12 @@
 //
 // A sequence may branch: a Tree is a trunk, the thinking, and the summaries that were forced from it at some points. All of it is one
 // row of a batch, with a mask by which each branch sees its own tokens and the trunk up to where it left it. So the trunk is computed
-// once, however many summaries hang on it.
+// once, however many summaries hang on it. Attention goes over the row in stretches, each with the keys that it can see: the trunk's
+// stretches with what is before them, blocks of branches with the trunk and themselves.
 //
-// A graph is compiled for each shape of a batch. To keep shapes few, rows are padded to one of four lengths for each power of two, and
-// go in groups of a power of two; the gradients of the groups add up. Rows of a batch are independent: in which group they go changes
-// nothing but rounding.
+// A graph is compiled for each shape of a batch. To keep shapes few, trunks are padded to one of four lengths for each power of two, branches
+// fill at most four blocks of one of two widths for each, and rows go in groups of a power of two; the gradients of the groups add up.
+// Rows of a batch are independent: in which group they go changes nothing but rounding.
 package model
 
 import (
@@ -241,7 +242,7 @@ func (m *Model) logProbs(ctx context.Context, trees []Tree, adapter float32) ([]
 			return nil, fmt.Errorf("log-probs: %w", err)
 		}
 		for row, i := range g.trees {
-			all[i] = flat[row*g.length:][:trees[i].Len()]
+			all[i] = g.gather(row, flat)
 		}
 	}
 	return all, nil

@@ -3,10 +3,7 @@ package model_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"math"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -411,75 +408,5 @@ func TestWatch(t *testing.T) {
 	m.Close()
 	if _, err := m.LogProbs(t.Context(), []model.Tree{ex[0].Tree}); err == nil {
 		t.Error("a closed model computes")
-	}
-}
-
-// BenchmarkStep trains a model of 0.9 million weights on thoughts of 200 tokens with four summaries of 24 tokens at each of four
-// points, packed and as sequences of their own.
-func BenchmarkStep(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "bench.gguf")
-	c := gguf.Config{
-		Architecture: "llama", ContextTokens: 512, Layers: 4, Width: 128, FeedForward: 384, Heads: 4, KVHeads: 4, HeadWidth: 32,
-		RopeBase: 10000, NormEps: 1e-5, Tied: true,
-	}
-	tok := gguf.Tokenizer{Pre: "gpt-2", Merges: []string{}}
-	for i := range 128 {
-		tok.Tokens, tok.Types = append(tok.Tokens, fmt.Sprint("t", i)), append(tok.Types, gguf.TokenNormal)
-	}
-	rng := rand.New(rand.NewPCG(1, 1))
-	err := gguf.WriteFile(path, func(w io.Writer) error {
-		return gguf.WriteModel(w, c, tok, gguf.F32, func(info gguf.WeightInfo) ([]float32, error) {
-			n := int(info.Dims[0])
-			if len(info.Dims) == 2 {
-				n *= int(info.Dims[1])
-			}
-			values := make([]float32, n)
-			for i := range values {
-				values[i] = float32(0.1 * rng.NormFloat64())
-			}
-			return values, nil
-		})
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	draw := func(n int) []int32 {
-		tokens := make([]int32, n)
-		for i := range tokens {
-			tokens[i] = rng.Int32N(128)
-		}
-		return tokens
-	}
-	var packed, alone []model.Example
-	for range 2 {
-		tree := model.Tree{Trunk: draw(200)}
-		for at := 50; at <= 200; at += 50 {
-			for range 4 {
-				tree.Branches = append(tree.Branches, model.Branch{At: at, Tokens: draw(24)})
-			}
-		}
-		packed = append(packed, model.Example{Tree: tree, Weight: slices.Repeat([]float32{1e-3}, tree.Len())})
-		packed[len(packed)-1].Weight[0] = 0
-		for _, path := range separate(tree) {
-			alone = append(alone, imitate(path.Trunk))
-		}
-	}
-	for _, c := range []struct {
-		name     string
-		examples []model.Example
-	}{{"packed", packed}, {"separate", alone}} {
-		b.Run(c.name, func(b *testing.B) {
-			m := open(b, path, model.Config{Train: model.All, Optimizer: model.Optimizer{Rate: 1e-4}})
-			if _, err := m.Step(b.Context(), c.examples, model.CrossEntropy{}); err != nil { // compiles
-				b.Fatal(err)
-			}
-			for b.Loop() {
-				if _, err := m.Step(b.Context(), c.examples, model.CrossEntropy{}); err != nil {
-					b.Fatal(err)
-				}
-			}
-			// Of the same work, whichever way it is done.
-			b.ReportMetric(float64(2*(200+16*24)*b.N)/b.Elapsed().Seconds(), "tokens/s")
-		})
 	}
 }

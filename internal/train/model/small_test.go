@@ -73,6 +73,16 @@ func smallTrees(seed uint64) []model.Tree {
 	}
 }
 
+// raggedTree has a trunk that attention goes over in several stretches, and branches that fill several blocks in part.
+func raggedTree(seed uint64) model.Tree {
+	rng := rand.New(rand.NewPCG(seed, 5))
+	tree := model.Tree{Trunk: smallText(rng, 150)}
+	for _, n := range []int{30, 7, 1, 24, 0, 30, 11, 18, 2, 29} {
+		tree.Branches = append(tree.Branches, model.Branch{At: 1 + rng.IntN(150), Tokens: smallText(rng, n)})
+	}
+	return tree
+}
+
 // separate cuts a tree into its trunk and, of each branch, a sequence of its own.
 func separate(tree model.Tree) []model.Tree {
 	all := []model.Tree{{Trunk: tree.Trunk}}

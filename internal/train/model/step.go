@@ -128,7 +128,7 @@ func (m *Model) gradients(ctx context.Context, examples []Example, loss Loss) (s
 			func(i int) []float32 { return examples[i].Old },
 			func(i int) []float32 { return examples[i].Reference },
 		} {
-			inputs = append(inputs, rows(g, g.spread(of)))
+			inputs = append(inputs, flat(g.spread(of), len(g.trees), g.length()))
 		}
 		rng := rand.New(rand.NewPCG(m.config.Seed, uint64(m.steps)<<16+uint64(i)))
 		random, err := RNGStateFromSeed(rng.Int64())

@@ -125,6 +125,9 @@ func same(t *testing.T, e decode.Engine, got rollout.Span, seed uint64, most int
 			t.Fatal(err)
 		}
 		tokens, end = append(tokens, chunk.Tokens...), chunk.End
+		if eog := chunk.EOG; eog != nil && (got.EOG == nil || got.EOG.ID != eog.ID || math.Abs(float64(got.EOG.LogProb-eog.LogProb)) > 1e-4) {
+			t.Fatalf("the end is %+v; prefilled: %+v", got.EOG, eog)
+		}
 	}
 	if len(tokens) != got.Tokens || end != got.End {
 		t.Fatalf("%d tokens, end %s; prefilled: %d, %s", got.Tokens, got.End, len(tokens), end)

@@ -385,6 +385,9 @@ func (s *sampler) read(ctx context.Context, seq decode.Sequence) (Span, error) {
 		}
 		span.Tokens += len(chunk.Tokens)
 		span.End = chunk.End
+		if chunk.EOG != nil {
+			span.EOG = &EOG{chunk.EOG.ID, chunk.EOG.LogProb}
+		}
 	}
 	span.Text = text.String()
 	return span, nil

@@ -138,7 +138,7 @@ func TestBudgets(t *testing.T) {
 						t.Errorf("point %d was closed with %q, want %q", i, got, want)
 					}
 					for _, s := range p.Summaries {
-						if s.Tokens != 2 || len(s.IDs) != 2 || len(s.LogProbs) != 2 || s.End != decode.EndEOG || text(t, e, s.IDs) != s.Text {
+						if s.Tokens != 2 || len(s.IDs) != 2 || len(s.LogProbs) != 2 || s.End != decode.EndEOG || s.EOG == nil || text(t, e, s.IDs) != s.Text {
 							t.Errorf("summary %+v", s)
 						}
 					}
@@ -156,6 +156,9 @@ func TestBudgets(t *testing.T) {
 					t.Errorf("last point: EOS %v", last.EOS)
 				}
 				th := tr.Thinking
+				if (th.EOG != nil) != (th.End == decode.EndEOG) || th.EOG != nil && text(t, e, []int32{th.EOG.ID}) != e.Info().EOS {
+					t.Errorf("thinking ended with %q and the token %+v", th.End, th.EOG)
+				}
 				if th.End != test.ended || len(th.IDs) != th.Tokens || len(th.LogProbs) != th.Tokens || text(t, e, th.IDs) != th.Text || tr.Index != g {
 					t.Errorf("trace %d: thinking %+v, want end %q", tr.Index, th, test.ended)
 				}

@@ -37,8 +37,15 @@ type Span struct {
 	IDs      []int32    `json:"ids,omitempty"`      // where the engine has ids. [Tokens]
 	LogProbs []float32  `json:"logprobs,omitempty"` // where it has them; natural logarithms at temperature 1. [Tokens]
 	Text     string     `json:"text"`
-	End      decode.End `json:"end"` // with "eog" an end-of-generation token followed, which is not among the tokens
+	End      decode.End `json:"end"`
+	EOG      *EOG       `json:"eog,omitempty"` // what followed the tokens where End is "eog" and the engine tells
 	ends     []int      // bytes of Text up to the end of each token; only of what was just decoded
+}
+
+// EOG is the end-of-generation token with which the model ended a span. It is not among the span's tokens.
+type EOG struct {
+	ID      int32   `json:"id"`
+	LogProb float32 `json:"logprob"`
 }
 
 // upTo returns the text of the first n tokens of a span that was just decoded.
@@ -123,6 +130,9 @@ func (s Span) check() error {
 		if n != s.Tokens && n != 0 {
 			return fmt.Errorf("a text of %d tokens has %d ids and %d log-probs", s.Tokens, len(s.IDs), len(s.LogProbs))
 		}
+	}
+	if s.EOG != nil && s.End != decode.EndEOG {
+		return fmt.Errorf("a text that ended with %q has an end-of-generation token", s.End)
 	}
 	return nil
 }

@@ -175,29 +175,100 @@ func (s step) left(numbers []int64) []int64 {
 	return left
 }
 
-// phrasings ask for a puzzle; %s are the numbers, %d the target.
+// phrasings ask for a puzzle; %[1]s are the numbers, %[2]d the target.
 var phrasings = []string{
-	"Use the numbers %s, each once, with + - * / to make %d.",
-	"Use %s, each exactly once, with + - * / to make %d.",
-	"Using the numbers %s, each once, and + - * /, make %d.",
-	"With the numbers %s, each used once, and + - * /, reach %d.",
-	"Combine the numbers %s, each once, with + - * / to get %d.",
+	"Use the numbers %[1]s, each once, with + - * / to make %[2]d.",
+	"Use %[1]s, each exactly once, with + - * / to make %[2]d.",
+	"Use each of the numbers %[1]s exactly once, with + - * /, to make %[2]d.",
+	"Use each of %[1]s once and + - * / to get %[2]d.",
+	"Using the numbers %[1]s, each once, and + - * /, make %[2]d.",
+	"Using %[1]s, make %[2]d.",
+	"Using the numbers %[1]s, create an equation that equals %[2]d.",
+	"With the numbers %[1]s, each used once, and + - * /, reach %[2]d.",
+	"With %[1]s make %[2]d.",
+	"Combine the numbers %[1]s, each once, with + - * / to get %[2]d.",
+	"Combine %[1]s to get %[2]d.",
 	"How can you make %[2]d of %[1]s with + - * /, using each number once?",
+	"How do I get %[2]d from %[1]s?",
+	"Can you make %[2]d from %[1]s?",
 	"Make %[2]d from the numbers %[1]s. Use each of them once, with + - * /.",
+	"Make %[2]d from %[1]s.",
+	"Make %[2]d using %[1]s.",
+	"Make %[2]d out of the numbers %[1]s with plus, minus, times and divided by, each number once.",
 	"Find a way to get %[2]d out of %[1]s with + - * /; each number is to be used once.",
+	"Find an expression with the numbers %[1]s, each used once, that equals %[2]d.",
+	"Reach %[2]d with %[1]s.",
+	"Get to %[2]d with the numbers %[1]s, addition, subtraction, multiplication and division.",
+	"Write %[2]d with the numbers %[1]s, each of them once.",
+	"The numbers are %[1]s. The target is %[2]d.",
+	"The target is %[2]d, the numbers are %[1]s.",
+	"Numbers: %[1]s\nTarget: %[2]d",
+	"numbers %[1]s target %[2]d",
+	"Target: %[2]d. Numbers: %[1]s.",
+	"Countdown: %[1]s, target %[2]d.",
+	"Countdown puzzle: make %[2]d from %[1]s.",
+	"I have the numbers %[1]s. How do I make %[2]d, using each once, with + - * /?",
+	"Given %[1]s, use + - * / to make %[2]d.",
+	"%[1]s -> %[2]d",
+	"Combine %[1]s into %[2]d.",
+	"Numbers %[1]s, goal %[2]d.",
+	"Now make %[2]d from %[1]s instead.",
+}
+
+// ways to list numbers: what stands around the list, between its numbers, and before the last.
+var lists = [][4]string{
+	{"", ", ", " and ", ""}, {"", ", ", " and ", ""}, {"", ", ", " and ", ""}, {"", ", ", ", and ", ""}, {"", ", ", ", ", ""}, {"", " ", " ", ""},
+	{"[", ", ", ", ", "]"}, {"", ",", ",", ""}, {"", " and ", " and ", ""},
 }
 
 // ask puts a puzzle into words.
 func ask(rng *rand.Rand, p grade.Problem) string {
-	numbers := make([]string, len(p.Numbers))
-	for i, n := range p.Numbers {
-		numbers[i] = strconv.FormatInt(n, 10)
+	// The plain wordings are the ones that people are shown, and come as often as all others.
+	some := phrasings
+	if rng.IntN(2) == 0 {
+		some = phrasings[:4]
 	}
-	shuffle(rng, numbers)
-	last := len(numbers) - 1
-	list := strings.Join(numbers[:last], ", ") + " and " + numbers[last]
-	return fmt.Sprintf(phrasings[rng.IntN(len(phrasings))], list, p.Target)
+	return politely(rng, fmt.Sprintf(some[rng.IntN(len(some))], list(rng, p.Numbers), p.Target))
 }
+
+// list writes numbers one after the other, in any order.
+func list(rng *rand.Rand, numbers []int64) string {
+	texts := make([]string, len(numbers))
+	for i, n := range numbers {
+		texts[i] = strconv.FormatInt(n, 10)
+	}
+	shuffle(rng, texts)
+	last := len(texts) - 1
+	way := lists[rng.IntN(len(lists))]
+	text := texts[last]
+	if last > 0 {
+		text = strings.Join(texts[:last], way[1]) + way[2] + text
+	}
+	return way[0] + text + way[3]
+}
+
+// politely says a question as people may: one in three has something before it, or behind it, or is written carelessly.
+func politely(rng *rand.Rand, text string) string {
+	switch rng.IntN(16) {
+	case 0:
+		return before[rng.IntN(len(before))] + text
+	case 1:
+		return text + behind[rng.IntN(len(behind))]
+	case 2:
+		return strings.ToLower(text)
+	case 3:
+		return strings.TrimRight(text, ".?")
+	case 4:
+		return strings.ToUpper(text)
+	}
+	return text
+}
+
+var (
+	before = []string{"Hi! ", "Hello, ", "Please ", "Please help: ", "Question: ", "Puzzle: ", "Here is a puzzle. ", "Solve this: ", "OK, ", "Can you help me? "}
+	behind = []string{" Thanks!", " Please think step by step.", " Show your work.", " Is it possible?", "\n", " Go!", " Answer quickly.",
+		"\n\nPlease reason step by step, and put your final answer within \\boxed{}."}
+)
 
 // random returns a generator for one purpose, the same for the same seed.
 func random(seed uint64, purpose string) *rand.Rand {

@@ -204,61 +204,86 @@ func examples(t *testing.T, c task.Countdown, seed uint64, mix task.Mix, n int) 
 	return list
 }
 
-var line = regexp.MustCompile(`^(\d+)([-+*/])(\d+)=(\d+)$`)
+var written = regexp.MustCompile(`^(\d+)([-+*/])(\d+)=(\d+)$`)
 
-// checkThought follows a thought: every step is right, whole lines use every number once and end in the target, and only a hit ends it.
-func checkThought(t *testing.T, e task.Example) (lines int) {
+// follow makes a step of a thought with the numbers that there are, and returns its result and the numbers behind it.
+func follow(have []int64, text string) (result int64, left []int64, err error) {
+	m := written.FindStringSubmatch(text)
+	if m == nil {
+		return 0, nil, fmt.Errorf("%q is no step", text)
+	}
+	var a, b int64
+	if _, err := fmt.Sscan(m[1]+" "+m[3]+" "+m[4], &a, &b, &result); err != nil {
+		return 0, nil, err
+	}
+	value, ok := map[string]int64{"+": a + b, "-": a - b, "*": a * b}[m[2]]
+	if !ok && b != 0 && a%b == 0 {
+		value, ok = a/b, true
+	}
+	if !ok || value != result || a < b {
+		return 0, nil, fmt.Errorf("%q is wrong", text)
+	}
+	left = slices.Clone(have)
+	for _, n := range []int64{a, b} {
+		at := slices.Index(left, n)
+		if at < 0 {
+			return 0, nil, fmt.Errorf("%q uses %d, and there are %v", text, n, left)
+		}
+		left = slices.Delete(left, at, at+1)
+	}
+	return result, append(left, result), nil
+}
+
+// checkThought follows a thought: it begins with the puzzle, every step is right, whole ways use every number once, none comes twice, and
+// only a hit is marked and ends it. It returns how many ways it tried.
+func checkThought(t *testing.T, e task.Example) (ways int) {
 	t.Helper()
-	thought := strings.Split(e.Thinking, "\n")
-	for i, text := range thought {
-		last := i == len(thought)-1
-		if last && e.Cut {
-			continue // broken off
-		}
-		steps, hit := strings.CutSuffix(text, "!")
-		if hit != last {
-			t.Errorf("%s: line %d of %q ends wrongly", e.ID, i, e.Thinking)
-		}
-		steps, ok := strings.CutSuffix(steps, fmt.Sprintf("?%d", e.Target))
-		have := slices.Clone(e.Numbers)
-		var result int64
-		for step := range strings.SplitSeq(steps, ";") {
-			m := line.FindStringSubmatch(step)
-			if m == nil {
-				t.Fatalf("%s: line %q", e.ID, text)
-			}
-			var a, b int64
-			if _, err := fmt.Sscan(m[1]+" "+m[3]+" "+m[4], &a, &b, &result); err != nil {
-				t.Fatal(err)
-			}
-			value := map[string]int64{"+": a + b, "-": a - b, "*": a * b}[m[2]]
-			if m[2] == "/" && b != 0 && a%b == 0 {
-				value = a / b
-			}
-			for _, n := range []int64{a, b} {
-				at := slices.Index(have, n)
-				if at < 0 {
-					t.Fatalf("%s: line %q uses %d, which is not there", e.ID, text, n)
-				}
-				have = slices.Delete(have, at, at+1)
-			}
-			have = append(have, result)
-			ok = ok && value == result && a >= b
-		}
-		if !ok || len(have) != 1 || hit != (result == e.Target) {
-			t.Errorf("%s: line %q is wrong", e.ID, text)
-		}
-		lines++
+	lines := strings.Split(e.Thinking, "\n")
+	numbers := strings.Trim(strings.ReplaceAll(fmt.Sprint(slices.Sorted(slices.Values(e.Numbers))), " ", ","), "[]")
+	sorted := strings.Split(numbers, ",")
+	slices.Reverse(sorted)
+	puzzle := fmt.Sprintf("%s=%d", strings.Join(sorted, ","), e.Target)
+	if lines[0] != puzzle && !(e.Cut && len(lines) == 1 && strings.HasPrefix(puzzle, lines[0])) {
+		t.Errorf("%s: a thought begins with %q", e.ID, lines[0])
 	}
-	if len(slices.Compact(slices.Sorted(slices.Values(thought)))) != len(thought) {
-		t.Errorf("%s: a line comes twice in %q", e.ID, e.Thinking)
+	seen := map[string]bool{}
+	for i, line := range lines[1:] {
+		parts := strings.Split(line, ":")
+		have := e.Numbers
+		tried := strings.Split(parts[len(parts)-1], ";")
+		broken := e.Cut && i == len(lines)-2
+		for _, step := range parts[:len(parts)-1] {
+			var err error
+			if _, have, err = follow(have, step); err != nil {
+				t.Errorf("%s: line %q: %v", e.ID, line, err)
+				return 0
+			}
+		}
+		for j, step := range tried {
+			last := j == len(tried)-1
+			if broken && last {
+				break
+			}
+			step, hit := strings.CutSuffix(step, "!")
+			step, shown := strings.CutSuffix(step, fmt.Sprintf("?%d", e.Target))
+			result, left, err := follow(have, step)
+			if err != nil || !shown || len(left) != 1 || hit != (result == e.Target) || hit != (last && i == len(lines)-2) {
+				t.Errorf("%s: line %q, %q: hit %v, %v left, %v", e.ID, line, step, hit, left, err)
+			}
+			way := strings.Join(parts[:len(parts)-1], ":") + ":" + step
+			if seen[way] {
+				t.Errorf("%s: %q comes twice in %q", e.ID, way, e.Thinking)
+			}
+			seen[way] = true
+			ways++
+		}
 	}
-	return lines
+	return ways
 }
 
 func TestExamples(t *testing.T) {
 	const n = 4000
-	cut, other, bytes, whole := 0, 0, 0, 0
+	cut, other, bytes, whole, longest := 0, 0, 0, 0, 0
 	for _, e := range examples(t, task.DefaultCountdown, 3, task.DefaultMix, n) {
 		if e.Cut {
 			cut++
@@ -281,10 +306,11 @@ func TestExamples(t *testing.T) {
 		if !e.Cut {
 			bytes += len(e.Thinking)
 			whole++
+			longest = max(longest, len(e.Thinking))
 		}
 	}
-	t.Logf("a whole thought has %d bytes on average", bytes/whole)
-	if cut < n*47/100 || cut > n*53/100 || other < n*4/100 || other > n*6/100 {
+	t.Logf("a whole thought has %d bytes on average, the longest %d", bytes/whole, longest)
+	if cut < n*47/100 || cut > n*53/100 || other < n*6/100 || other > n*10/100 {
 		t.Errorf("of %d examples %d were cut, %d were other questions", n, cut, other)
 	}
 }

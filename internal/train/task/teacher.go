@@ -6,6 +6,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -19,20 +20,22 @@ type Example struct {
 
 // Mix says what of the examples is out of the ordinary, as shares from 0 to 1.
 type Mix struct {
-	Cut   float64 // thoughts cut at a random byte before their end
+	Cut   float64 // thoughts cut at a random byte before their end, one in eight before its first
 	Other float64 // questions that are no puzzles
 }
 
 // DefaultMix is what the project's own reasoner is trained on.
-var DefaultMix = Mix{Cut: 0.5, Other: 0.05}
+var DefaultMix = Mix{Cut: 0.5, Other: 0.08}
 
 // Examples returns examples without end, of the training split only. Every puzzle comes once before any comes again, each time in other
 // words and with another thought; all is a function of the seed.
 //
-// A thought tries all ways in a fixed order, of which only that of the first pairs is drawn, until one hits: a line is
-// "12*5=60;60-5=55?37", steps, result and target, so that they can be compared where they stand; one that hits ends in "!". Behind a
-// thought that was cut stands the answer that it would have found: the teacher knows it, and the best that a model can learn to say
-// there is how likely each is.
+// A thought begins with the puzzle, "12,10,4=5", its numbers sorted, and tries all ways in a fixed order, of which only that of the first
+// pairs is drawn, until one hits. With three numbers a line is "12-10=2:4+2=6?5;4-2=2?5;4*2=8?5;4/2=2?5": a first step, and all second
+// ones. Behind each result stands the target, so that they can be compared where they stand; one that hits ends in "!", and the thought
+// with it.
+// Behind a thought that was cut stands the answer that it would have found: the teacher knows it, and the best that a model can learn
+// to say there is how likely each is.
 func (c Countdown) Examples(seed uint64, mix Mix) (iter.Seq[Example], error) {
 	if !(mix.Cut >= 0 && mix.Cut <= 1 && mix.Other >= 0 && mix.Other < 1) {
 		return nil, fmt.Errorf("countdown: the shares of cut thoughts and other questions are %v and %v; they must be from 0 to 1, the second below 1", mix.Cut, mix.Other)
@@ -63,7 +66,10 @@ func (c Countdown) Examples(seed uint64, mix Mix) (iter.Seq[Example], error) {
 			}
 			if rng.Float64() < mix.Cut {
 				e.Cut = true
-				if n := len(e.Thinking); n > 0 {
+				switch n := len(e.Thinking); {
+				case n > 0 && rng.IntN(8) == 0: // as a budget of 0 does
+					e.Thinking = ""
+				case n > 0:
 					e.Thinking = e.Thinking[:rng.IntN(n)]
 				}
 			}
@@ -78,11 +84,14 @@ func (c Countdown) Examples(seed uint64, mix Mix) (iter.Seq[Example], error) {
 func teach(rng *rand.Rand, p Problem) Example {
 	p.Text = ask(rng, p.Problem)
 	t := teacher{rng: rng, target: p.Target}
-	numbers := make([]term, len(p.Numbers))
-	for i, n := range p.Numbers {
-		numbers[i] = term{n, fmt.Sprint(n)}
+	var numbers []string
+	var terms []term
+	for _, n := range slices.Backward(slices.Sorted(slices.Values(p.Numbers))) {
+		numbers = append(numbers, strconv.FormatInt(n, 10))
+		terms = append(terms, term{n, strconv.FormatInt(n, 10)})
 	}
-	t.try(numbers, "")
+	fmt.Fprintf(&t.thought, "%s=%d", strings.Join(numbers, ","), p.Target)
+	t.try(terms, "")
 	return Example{Problem: p, Thinking: t.thought.String(), Summary: `\boxed{` + t.answer + "}"}
 }
 
@@ -99,17 +108,20 @@ type teacher struct {
 	answer  string
 }
 
-// try writes a line for each way to use up the terms, whose making is in line, until one makes the target.
+// try writes all ways to use up the terms, whose making is in line, until one makes the target.
 func (t *teacher) try(terms []term, line string) bool {
 	slices.SortStableFunc(terms, func(a, b term) int { return cmp.Compare(b.value, a.value) })
 	values := make([]int64, len(terms))
 	for i, term := range terms {
 		values[i] = term.value
 	}
+	if len(terms) == 2 {
+		t.thought.WriteString("\n" + line)
+	}
 	for _, pair := range t.pairs(steps(values)) {
-		for _, s := range pair {
+		for i, s := range pair {
 			a, b := terms[s.i], terms[s.j]
-			line := fmt.Sprintf("%s%d%c%d=%d", line, a.value, s.op, b.value, s.result)
+			step := fmt.Sprintf("%d%c%d=%d", a.value, s.op, b.value, s.result)
 			made := term{s.result, bracket(a.text) + string(s.op) + bracket(b.text)}
 			if len(terms) > 2 {
 				left := []term{made}
@@ -118,18 +130,20 @@ func (t *teacher) try(terms []term, line string) bool {
 						left = append(left, term)
 					}
 				}
-				if t.try(left, line+";") {
+				if t.try(left, line+step+":") {
 					return true
 				}
 				continue
 			}
-			fmt.Fprintf(&t.thought, "%s?%d", line, t.target)
+			if i > 0 {
+				t.thought.WriteByte(';')
+			}
+			fmt.Fprintf(&t.thought, "%s?%d", step, t.target)
 			if s.result == t.target {
 				t.thought.WriteByte('!')
 				t.answer = made.text
 				return true
 			}
-			t.thought.WriteByte('\n')
 		}
 	}
 	return false

@@ -12,6 +12,7 @@ package trainer
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"anytime/internal/train/advantage"
 	"anytime/internal/train/model"
@@ -19,8 +20,9 @@ import (
 )
 
 // FromTraces makes an example of each trace of one problem [G]: prompt and thinking are the trunk, each summary is a branch behind its
-// forced closing. Sampled tokens are trained, with their advantages and the engine's log-probabilities. The end-of-text token that ends
-// a span is not recorded, and so not trained.
+// forced closing. Sampled tokens are trained, with their advantages and the engine's log-probabilities; so are the end-of-generation tokens
+// that ended a span, or nothing would teach the model to stop. One that ended the thinking counts to its last segment; branches do not
+// see it.
 //
 // Each token counts 1/(b_S + S·A·longest summary), a constant: a long response weighs as much per token as a short one.
 func FromTraces(m advantage.Method, s rollout.Settings, group []rollout.Trace) ([]model.Example, error) {
@@ -59,31 +61,38 @@ func (b *builder) trace(t rollout.Trace, summaries int, thinking []float64, summ
 	if err := whole(t.Thinking); err != nil {
 		return fmt.Errorf("thinking: %w", err)
 	}
-	b.Tree.Trunk = append(append([]int32{}, t.Prompt...), t.Thinking.IDs...)
+	thought, thoughtLogProbs := sampled(t.Thinking)
+	b.Tree.Trunk = slices.Concat(t.Prompt, thought)
 	b.forced(len(t.Prompt))
 	from := 0
-	for _, p := range t.Points {
+	for i, p := range t.Points {
 		if p.After < from || p.After > t.Thinking.Tokens {
 			return fmt.Errorf("summaries are taken after %d of %d thinking tokens, behind those after %d", p.After, t.Thinking.Tokens, from)
 		}
-		b.sampled(t.Thinking.LogProbs[from:p.After], thinking[p.Budget])
-		from = p.After
+		to := p.After
+		if i == len(t.Points)-1 && to == t.Thinking.Tokens {
+			to = len(thought)
+		}
+		b.sampled(thoughtLogProbs[from:to], thinking[p.Budget])
+		from = to
 	}
-	b.forced(t.Thinking.Tokens - from)
+	b.forced(len(thought) - from)
 	for _, p := range t.Points {
 		for i, y := range p.Summaries {
 			at, a := p.Budget+i/summaries, i%summaries
-			if y.Tokens == 0 || lastOnly && at < len(summary)-1 {
+			if lastOnly && at < len(summary)-1 {
 				continue // not trained: left out
 			}
 			if err := whole(y.Span); err != nil {
 				return fmt.Errorf("summary %d at budget %d: %w", a, at, err)
 			}
-			b.Tree.Branches = append(b.Tree.Branches, model.Branch{
-				At: len(t.Prompt) + p.After, Tokens: append(append([]int32{}, p.Closing...), y.IDs...),
-			})
+			ids, logProbs := sampled(y.Span)
+			if len(ids) == 0 {
+				continue
+			}
+			b.Tree.Branches = append(b.Tree.Branches, model.Branch{At: len(t.Prompt) + p.After, Tokens: slices.Concat(p.Closing, ids)})
 			b.forced(len(p.Closing))
-			b.sampled(y.LogProbs, summary[at][a])
+			b.sampled(logProbs, summary[at][a])
 		}
 	}
 	return nil
@@ -95,6 +104,15 @@ func whole(s rollout.Span) error {
 		return fmt.Errorf("%d tokens have %d ids and %d log-probabilities: an engine that gives both is needed", s.Tokens, len(s.IDs), len(s.LogProbs))
 	}
 	return nil
+}
+
+// sampled is all that the model drew for a span: its tokens and the one that ended it.
+func sampled(s rollout.Span) (ids []int32, logProbs []float32) {
+	ids, logProbs = slices.Clone(s.IDs), slices.Clone(s.LogProbs)
+	if s.EOG != nil {
+		ids, logProbs = append(ids, s.EOG.ID), append(logProbs, s.EOG.LogProb)
+	}
+	return ids, logProbs
 }
 
 // forced adds tokens that are not trained.
@@ -142,19 +160,50 @@ func spread(examples []model.Example) (mean, variance float64) {
 
 // Mismatch is how far the engine's log-probabilities of the sampled tokens are from the trainer's, of the same weights.
 type Mismatch struct {
-	Mean float64 `json:"mean"` // of the absolute difference
-	Max  float64 `json:"max"`
+	Mean      float64 `json:"mean"` // of the absolute difference
+	Max       float64 `json:"max"`
+	Truncated float64 `json:"truncated"` // share of the tokens whose importance weight was cut to the cap
 }
 
-func mismatch(examples []model.Example, logProbs [][]float32) (m Mismatch) {
+// correct compares the log-probabilities of the policy that sampled, as the engine gave them, with the trainer's own. Where most is above 0
+// it also makes the examples ready for a loss that is corrected for the difference: a token's weight is multiplied by its importance
+// weight min(p_trainer/p_engine, most), and its old log-probability becomes the trainer's, so that the loss clips on the change of the
+// weights alone. (Truncated importance sampling, Yao et al. 2025, https://fengyao.notion.site/off-policy-rl; the truncation is Ionides's,
+// doi 10.1198/106186008X320456.)
+func correct(examples []model.Example, logProbs [][]float32, most float64) (m Mismatch) {
+	n := float64(max(trained(examples), 1))
 	for i, e := range examples {
 		for j, w := range e.Weight {
+			if w == 0 {
+				continue
+			}
+			d := float64(logProbs[i][j] - e.Old[j])
+			m.Mean, m.Max = m.Mean+math.Abs(d)/n, max(m.Max, math.Abs(d))
+			if most <= 0 {
+				continue
+			}
+			ratio := math.Exp(d)
+			if ratio > most {
+				ratio = most
+				m.Truncated += 1 / n
+			}
+			e.Weight[j], e.Old[j] = w*float32(ratio), logProbs[i][j]
+		}
+	}
+	return m
+}
+
+// refer gives the examples the log-probabilities of the reference, and returns the estimate of the divergence from it that Policy.KL
+// penalises, as a mean over the trained tokens.
+func refer(examples []model.Example, logProbs, reference [][]float32) (kl float64) {
+	for i := range examples {
+		examples[i].Reference = reference[i]
+		for j, w := range examples[i].Weight {
 			if w != 0 {
-				d := math.Abs(float64(logProbs[i][j] - e.Old[j]))
-				m.Mean, m.Max = m.Mean+d, max(m.Max, d)
+				d := min(float64(reference[i][j]-logProbs[i][j]), 20) // as in the loss
+				kl += math.Exp(d) - d - 1
 			}
 		}
 	}
-	m.Mean /= float64(max(trained(examples), 1))
-	return m
+	return kl / float64(max(trained(examples), 1))
 }

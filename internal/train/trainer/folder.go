@@ -12,12 +12,15 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/gofrs/flock"
+
 	"anytime/internal/gguf"
 	"anytime/internal/train/model"
 )
 
 // The files of a run's folder, beside the results.
 const (
+	lockFile     = "lock" // held by the process that trains
 	settingsFile = "run.json"
 	metricsFile  = "metrics.jsonl" // a line for each unit of work done
 	checkpoints  = "checkpoint-"   // and how many units are in it
@@ -32,29 +35,71 @@ type Training struct {
 	Seed      uint64          `json:"seed"`
 }
 
-// folder keeps a run.
+// folder keeps a run, and the model that it trains.
 type folder struct {
 	path    string
 	model   *model.Model
+	lock    *flock.Flock
 	metrics *os.File
 	done    int // units of work that are committed
 }
 
+// Open loads the model of a run, to be trained as its settings say. It is called again after a step that hung.
+type Open func() (*model.Model, error)
+
+// tries is how often a unit of work that hangs is begun.
+const tries = 3
+
 // openFolder opens the folder of a run, or begins it, and restores the model from the last checkpoint. It is an error if the run was
-// begun with other settings.
-func openFolder(path string, settings any, m *model.Model) (_ *folder, err error) {
+// begun with other settings, or another process is at it.
+func openFolder(path string, settings any, open Open) (_ *folder, err error) {
 	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // as any output
 		return nil, fmt.Errorf("open run: %w", err)
 	}
-	is, err := json.MarshalIndent(settings, "", "  ")
-	if err != nil {
+	f := &folder{path: path}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.close())
+		}
+	}()
+	lock := flock.New(filepath.Join(path, lockFile)) // the kernel releases it when the process ends, however it ends
+	switch locked, err := lock.TryLock(); {
+	case err != nil:
+		return nil, fmt.Errorf("lock run: %w", err)
+	case !locked:
+		return nil, fmt.Errorf("another process is training in %s: wait for its end, or name another folder", path)
+	}
+	f.lock = lock
+	if err := f.begin(settings); err != nil {
 		return nil, fmt.Errorf("open run %s: %w", path, err)
 	}
+	if f.model, err = open(); err != nil {
+		return nil, err
+	}
+	saved, err := f.saved()
+	if err != nil {
+		return nil, err
+	}
+	if len(saved) > 0 {
+		f.done = slices.Max(saved)
+		if _, err := f.model.Restore(f.checkpoint(f.done)); err != nil {
+			return nil, err
+		}
+	}
+	return f, f.openMetrics()
+}
+
+// begin compares the settings with those of the folder, or writes them, and removes what a process left that was killed while it wrote.
+func (f *folder) begin(settings any) error {
+	is, err := json.MarshalIndent(settings, "", "  ")
+	if err != nil {
+		return err
+	}
 	is = append(is, '\n')
-	was, err := os.ReadFile(filepath.Join(path, settingsFile))
+	was, err := os.ReadFile(filepath.Join(f.path, settingsFile))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		err = gguf.WriteFile(filepath.Join(path, settingsFile), func(w io.Writer) error {
+		err = gguf.WriteFile(filepath.Join(f.path, settingsFile), func(w io.Writer) error {
 			_, err := w.Write(is)
 			return err
 		})
@@ -62,20 +107,13 @@ func openFolder(path string, settings any, m *model.Model) (_ *folder, err error
 		err = fmt.Errorf("it was begun with the settings %s, not with %s: go on with those, or name another folder", was, is)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open run %s: %w", path, err)
+		return err
 	}
-	f := &folder{path: path, model: m}
-	saved, err := f.saved()
-	if err != nil {
-		return nil, err
+	half, err := filepath.Glob(filepath.Join(f.path, ".*.gguf.*"))
+	for _, name := range half {
+		err = errors.Join(err, os.Remove(name))
 	}
-	if len(saved) > 0 {
-		f.done = slices.Max(saved)
-		if _, err := m.Restore(f.checkpoint(f.done)); err != nil {
-			return nil, err
-		}
-	}
-	return f, f.openMetrics()
+	return err
 }
 
 func (f *folder) checkpoint(done int) string {
@@ -116,7 +154,6 @@ func (f *folder) openMetrics() error {
 		return fmt.Errorf("open metrics: %w", err)
 	}
 	if err := f.metrics.Truncate(size); err != nil {
-		f.metrics.Close()
 		return fmt.Errorf("open metrics: %w", err)
 	}
 	return nil
@@ -152,4 +189,19 @@ func (f *folder) commit(done int) error {
 	return err
 }
 
-func (f *folder) close() error { return f.metrics.Close() }
+// close may be called again.
+func (f *folder) close() (err error) {
+	if f.metrics != nil {
+		err = f.metrics.Close()
+		f.metrics = nil
+	}
+	if f.model != nil {
+		f.model.Close()
+		f.model = nil
+	}
+	if f.lock != nil {
+		err = errors.Join(err, f.lock.Close())
+		f.lock = nil
+	}
+	return err
+}

@@ -18,7 +18,6 @@ import (
 	"anytime/internal/decode"
 	"anytime/internal/decode/llamacpp"
 	"anytime/internal/decode/prompt"
-	"anytime/internal/gguf"
 	"anytime/internal/gguf/tiny"
 	"anytime/internal/grade"
 	"anytime/internal/train/advantage"
@@ -37,7 +36,14 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	var err error
+	if shared, err = os.MkdirTemp("", "trainer"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(shared)
+	os.Exit(code)
 }
 
 // libDir finds the folder of the llama.cpp libraries.
@@ -86,6 +92,10 @@ func load(t *testing.T, path string, c model.Config) *model.Model {
 	}
 	t.Cleanup(m.Close)
 	return m
+}
+
+func opener(path string, c model.Config) trainer.Open {
+	return func() (*model.Model, error) { return model.Open(path, c) }
 }
 
 func problems() (list []task.Problem) {
@@ -143,7 +153,7 @@ func TestExample(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change func(*task.Example)
-		want   [][]int32 // forced, trained, forced, trained
+		want   [][]int32 // forced, trained, forced if the thought was cut, trained
 	}{
 		{"whole", func(*task.Example) {}, [][]int32{opening, ids("3+4</think>"), ids("\n\n**Final Answer**\n"), ids(`\boxed{9}<|im_end|>`)}},
 		{"cut", func(e *task.Example) { e.Cut = true }, [][]int32{
@@ -166,7 +176,11 @@ func TestExample(t *testing.T) {
 			}
 			var weight []float32
 			for i, piece := range c.want {
-				weight = append(weight, slices.Repeat([]float32{float32(i % 2)}, len(piece))...)
+				w := float32(1)
+				if i == 0 || i == 2 && example.Cut {
+					w = 0
+				}
+				weight = append(weight, slices.Repeat([]float32{w}, len(piece))...)
 			}
 			if want := slices.Concat(c.want...); !slices.Equal(got.Tree.Trunk, want) || !slices.Equal(got.Weight, weight) {
 				t.Errorf("tokens %v\nwant   %v\nweights %v\nwant    %v", got.Tree.Trunk, want, got.Weight, weight)
@@ -181,10 +195,11 @@ func TestSFT(t *testing.T) {
 	e, r := open(t, path)
 	config := model.Config{Train: model.Adapter, Seed: 1, Optimizer: model.Optimizer{Rate: 1e-2}}
 	run := func(folder string, batch, steps int) error {
-		return trainer.SFT{
+		_, err := trainer.SFT{
 			SFTSettings: trainer.SFTSettings{Model: "tiny", Batch: batch},
-			Model:       load(t, path, config), Engine: e, Renderer: r, Examples: teacher(), Folder: folder, Every: 2,
+			Open:        opener(path, config), Engine: e, Renderer: r, Examples: teacher(), Folder: folder, Every: 2,
 		}.Run(t.Context(), steps)
+		return err
 	}
 	whole, parts := t.TempDir(), t.TempDir()
 	for _, c := range []struct {
@@ -220,22 +235,27 @@ func TestSFT(t *testing.T) {
 	}
 }
 
-// fineTuned is a model that has learned to answer, and is right about every other time.
+// fineTuned is a model that has learned to answer, and is right about every other time. It is made once.
 func fineTuned(t *testing.T) string {
 	t.Helper()
+	if tunedModel != "" {
+		return tunedModel
+	}
 	path := tinyModel(t)
 	e, r := open(t, path)
-	m := load(t, path, model.Config{Train: model.All, Optimizer: model.Optimizer{Rate: 3e-3}})
-	err := trainer.SFT{Model: m, Engine: e, Renderer: r, Examples: teacher(), Folder: t.TempDir(), Every: 100, SFTSettings: trainer.SFTSettings{Batch: 6}}.Run(t.Context(), 40)
+	config := model.Config{Train: model.All, Optimizer: model.Optimizer{Rate: 3e-3}}
+	tuned, err := trainer.SFT{
+		SFTSettings: trainer.SFTSettings{Batch: 6, Training: trainer.Training{Train: model.All}},
+		Open:        opener(path, config), Engine: e, Renderer: r, Examples: teacher(), Folder: filepath.Join(shared, "tuned"), Every: 100,
+	}.Run(t.Context(), 40)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := filepath.Join(t.TempDir(), "tuned.gguf")
-	if err := m.WriteModel(out, gguf.F32); err != nil {
-		t.Fatal(err)
-	}
-	return out
+	tunedModel = tuned
+	return tuned
 }
+
+var tunedModel, shared string // shared is a folder for all tests
 
 // TestRounds does a round, stops the next while it samples and goes on with it as another process would: with another engine, and a model
 // that knows nothing but the folder.
@@ -252,11 +272,11 @@ func TestRounds(t *testing.T) {
 			Prior: budget.PriorUniform, Thinking: advantage.BRPO, Summary: advantage.Siblings, Batch: 4, Mini: 2,
 			Clip: 0.2, Training: trainer.Training{Train: config.Train, Optimizer: config.Optimizer, Seed: config.Seed},
 		},
-		Engine: e, Renderer: r, Problems: problems(), Folder: folder, OnTrace: func(rollout.Trace) { calls++ },
+		Open: opener(path, config), Engine: e, Renderer: r, Problems: problems(), Folder: folder, OnTrace: func(rollout.Trace) { calls++ },
 	}
 	begin := func(e *llamacpp.Engine) *trainer.RL {
 		t.Helper()
-		c.Model, c.Engine = load(t, path, config), e
+		c.Engine = e
 		run, err := trainer.OpenRL(t.Context(), c)
 		if err != nil {
 			t.Fatal(err)
@@ -324,14 +344,21 @@ func TestRounds(t *testing.T) {
 	}
 	away := func(round int) (far float64) {
 		m := load(t, path, model.Config{Adapter: run.Adapter(round)})
+		var trees []model.Tree
+		var sampled [][]float32
 		for _, tr := range traces {
-			ids := slices.Concat(tr.Prompt, tr.Thinking.IDs)
-			got, err := m.LogProbs(t.Context(), []model.Tree{{Trunk: ids}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i, p := range tr.Thinking.LogProbs {
-				far = max(far, math.Abs(float64(p-got[0][len(tr.Prompt)+i])))
+			p := tr.Points[0]
+			y := p.Summaries[0]
+			trees = append(trees, model.Tree{Trunk: slices.Concat(tr.Prompt, tr.Thinking.IDs[:p.After], p.Closing, y.IDs)})
+			sampled = append(sampled, y.LogProbs)
+		}
+		got, err := m.LogProbs(t.Context(), trees)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, y := range sampled {
+			for j, p := range y {
+				far = max(far, math.Abs(float64(p-got[i][len(got[i])-len(y)+j])))
 			}
 		}
 		return far
@@ -351,5 +378,156 @@ func TestRounds(t *testing.T) {
 	c.Rollout.Sampling.Temperature, c.Clip = 1, 0
 	if _, err := trainer.OpenRL(t.Context(), c); err == nil || !strings.Contains(err.Error(), "clip is 0") {
 		t.Errorf("clip 0: %v", err)
+	}
+}
+
+// rlConfig is a run on the fine-tuned model.
+func rlConfig(t *testing.T, path string) trainer.RLConfig {
+	t.Helper()
+	e, r := open(t, path)
+	config := model.Config{Train: model.Adapter, Seed: 1, Optimizer: model.Optimizer{Rate: 2e-3}}
+	return trainer.RLConfig{
+		RLSettings: trainer.RLSettings{
+			Rollout: rollout.Settings{
+				Model: "tuned", Seed: 3, Budgets: []int{2, 12}, Traces: 4, Summaries: 2, SummaryTokens: 14, Sampling: decode.Sampling{Temperature: 1},
+			},
+			Prior: budget.PriorUniform, Thinking: advantage.BRPO, Summary: advantage.Siblings, Batch: 2, Mini: 1,
+			Clip: 0.2, Training: trainer.Training{Train: config.Train, Optimizer: config.Optimizer, Seed: config.Seed},
+		},
+		Engine: e, Renderer: r, Problems: problems(), Folder: t.TempDir(), Open: opener(path, config),
+	}
+}
+
+func rounds(t *testing.T, c trainer.RLConfig, n int) (list []trainer.Round) {
+	t.Helper()
+	run, err := trainer.OpenRL(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer run.Close()
+	for run.Done() < n {
+		m, err := run.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+// TestPenalties: the divergence from the bare model, none before the first round, is reported and held back by its penalty, and a bonus
+// keeps the entropy up.
+func TestPenalties(t *testing.T) {
+	path := fineTuned(t)
+	with := func(kl, entropy float64) []trainer.Round {
+		c := rlConfig(t, path)
+		c.Keep = 1
+		defer func() {
+			if left, _ := filepath.Glob(filepath.Join(c.Folder, "*-000001.*")); len(left) > 0 {
+				t.Errorf("of the first round there is still %q", left)
+			}
+		}()
+		c.KL, c.Entropy = kl, entropy
+		return rounds(t, c, 2)
+	}
+	free, held, loose := with(1e-9, 1e-9), with(10, 0), with(0, 1)
+	if free[0].Reference > 1e-9 || free[1].Reference < 1e-4 {
+		t.Errorf("the divergence from the reference goes from %v to %v", free[0].Reference, free[1].Reference)
+	}
+	if !(held[1].Reference < free[1].Reference/2) {
+		t.Errorf("with a penalty the divergence is %v, without %v", held[1].Reference, free[1].Reference)
+	}
+	if !(loose[1].Entropy > 1.2*free[1].Entropy) || free[1].Entropy == 0 {
+		t.Errorf("with a bonus the entropy is %v, without %v", loose[1].Entropy, free[1].Entropy)
+	}
+}
+
+// near says that two losses are the same but for the rounding of the engine's batches.
+func near(a, b float64) bool { return math.Abs(a-b) < 1e-5 }
+
+// TestHang: a step that hangs is tried again from the last checkpoint, and in the end given up.
+func TestHang(t *testing.T) {
+	path := fineTuned(t)
+	var opened, hung int
+	// The n-th model that is opened hangs if any has that number.
+	opener := func(train model.Train, hangs ...int) trainer.Open {
+		opened, hung = 0, 0
+		return func() (*model.Model, error) {
+			opened++
+			c := model.Config{Train: train, Seed: 1, Optimizer: model.Optimizer{Rate: 2e-3}}
+			if slices.Contains(hangs, opened) {
+				c.PassTimeout = 1
+			}
+			return model.Open(path, c)
+		}
+	}
+	onHang := func(err error) {
+		if hung++; !errors.Is(err, model.ErrHung) {
+			t.Errorf("hung: %v", err)
+		}
+	}
+	c := rlConfig(t, path)
+	want := rounds(t, c, 1)
+	c.Folder, c.Open, c.OnHang = t.TempDir(), opener(model.Adapter, 1, 2), onHang
+	got := rounds(t, c, 1)
+	if hung != 2 || opened != 3 || !near(got[0].Loss, want[0].Loss) || got[0].Sampled != want[0].Sampled {
+		t.Errorf("hung %d times, opened %d models; rounds %+v, undisturbed %+v", hung, opened, got, want)
+	}
+	c.Folder, c.Open = t.TempDir(), opener(model.Adapter, 1, 2, 3)
+	run, err := trainer.OpenRL(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run.Next(t.Context()); !errors.Is(err, model.ErrHung) || !strings.Contains(err.Error(), "tried 3 times") {
+		t.Errorf("hangs for ever: %v", err)
+	}
+	if m, err := run.Next(t.Context()); err != nil || !near(m.Loss, want[0].Loss) {
+		t.Errorf("tried again: %+v, %v; undisturbed %+v", m, err, want[0])
+	}
+	run.Close()
+
+	e, r := open(t, path)
+	sft := trainer.SFT{
+		SFTSettings: trainer.SFTSettings{Batch: 2, Training: trainer.Training{Train: model.Adapter}},
+		Engine:      e, Renderer: r, Examples: teacher(), Every: 2, OnHang: onHang,
+	}
+	for _, test := range []struct {
+		hangs []int
+		want  string
+	}{{nil, ""}, {[]int{1, 2}, ""}, {[]int{1, 2, 3}, "tried 3 times"}} {
+		sft.Folder, sft.Open = t.TempDir(), opener(model.Adapter, test.hangs...)
+		_, err := sft.Run(t.Context(), 3)
+		switch {
+		case test.want == "" && (err != nil || hung != len(test.hangs) || len(lines[trainer.SFTProgress](t, sft.Folder)) != 3):
+			t.Errorf("hangs %v: hung %d times, %v", test.hangs, hung, err)
+		case test.want != "" && (!errors.Is(err, model.ErrHung) || !strings.Contains(err.Error(), test.want)):
+			t.Errorf("hangs %v: %v", test.hangs, err)
+		}
+	}
+}
+
+// TestLock: a folder has one process at a time.
+func TestLock(t *testing.T) {
+	c := rlConfig(t, tinyModel(t))
+	run, err := trainer.OpenRL(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := trainer.OpenRL(t.Context(), c); err == nil || !strings.Contains(err.Error(), "another process is training in "+c.Folder) {
+		t.Errorf("the second: %v", err)
+	}
+	if err := run.Close(); err != nil {
+		t.Fatal(err)
+	}
+	half := filepath.Join(c.Folder, ".checkpoint-000001.gguf.123")
+	if err := os.WriteFile(half, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if run, err = trainer.OpenRL(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	defer run.Close()
+	if _, err := os.Stat(half); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was left half written is still there: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -28,8 +29,12 @@ type RLSettings struct {
 	Batch    int                `json:"batch"`      // problems of a round
 	Mini     int                `json:"mini_batch"` // problems of a step
 	Clip     float64            `json:"clip"`       // how far a token's ratio may be from 1 for its gain to count
-	Entropy  float64            `json:"entropy"`    // weight of a bonus
-	Training Training           `json:"training"`
+	// Correction is the largest importance weight by which tokens are corrected for the difference between the engine's and the
+	// trainer's log-probabilities; 0: they are not.
+	Correction float64  `json:"correction"`
+	KL         float64  `json:"kl"`      // weight of a penalty on leaving the model without its adapter
+	Entropy    float64  `json:"entropy"` // weight of a bonus
+	Training   Training `json:"training"`
 }
 
 // Engine samples, and takes the adapter back.
@@ -41,12 +46,16 @@ type Engine interface {
 // RLConfig is what a run works with.
 type RLConfig struct {
 	RLSettings
-	Model    *model.Model // opened to train an adapter
-	Engine   Engine       // of the same file
+	Open     Open   // for an adapter
+	Engine   Engine // of the same file
 	Renderer *prompt.Renderer
 	Problems []task.Problem
 	Folder   string
-	OnTrace  func(rollout.Trace) // may be nil
+	Keep     int // rounds whose rollouts and adapters stay in the folder; 0: all
+	// These may be nil.
+	OnTrace func(rollout.Trace)                  // is called with each new trace
+	OnStep  func(step, steps int, s model.Stats) // with each step of a round, from 1
+	OnHang  func(error)                          // is told when the last checkpoint is gone back to because a step hangs
 }
 
 // RL is a run of rounds. Its methods are called by one goroutine.
@@ -54,7 +63,7 @@ type RL struct {
 	RLConfig
 	method advantage.Method
 	run    *folder
-	lost   error // why the weights in memory are not those of the last round
+	stale  bool // the weights in memory may not be those of the last round
 }
 
 // Round is the line of a round in metrics.jsonl.
@@ -72,9 +81,11 @@ type Round struct {
 	NotFinite    int     `json:"not_finite"` // mini-batches whose gradient was not finite, which changed nothing
 	Loss         float64 `json:"loss"`
 	GradientNorm float64 `json:"gradient_norm"`
-	Clipped      float64 `json:"clipped"` // share of the trained tokens
-	KL           float64 `json:"kl"`      // from the policy that sampled
-	Rate         float64 `json:"rate"`    // of the last step
+	Clipped      float64 `json:"clipped"`                // share of the trained tokens
+	KL           float64 `json:"kl"`                     // from the policy that sampled
+	Reference    float64 `json:"kl_reference,omitempty"` // from the reference, before the steps; where it is penalised
+	Entropy      float64 `json:"entropy,omitempty"`      // where it is rewarded
+	Rate         float64 `json:"rate"`                   // of the last step
 
 	Sampled        int     `json:"sampled"` // tokens, those recorded by an earlier process included
 	SampledPerS    float64 `json:"sampled_per_s"`
@@ -95,25 +106,40 @@ func OpenRL(ctx context.Context, c RLConfig) (*RL, error) {
 		return nil, fmt.Errorf("a mini-batch has %d problems and a batch %d: it must be at least 1, and no more than a batch", c.Mini, c.Batch)
 	case len(c.Problems) < c.Batch:
 		return nil, fmt.Errorf("there are %d problems: a batch has %d", len(c.Problems), c.Batch)
-	case !(c.Clip > 0 && c.Clip < 1) || !(c.Entropy >= 0 && c.Entropy <= 10):
-		return nil, fmt.Errorf("clip is %v and entropy %v: they must be between 0 and 1, and from 0 to 10", c.Clip, c.Entropy)
+	case !(c.Clip > 0 && c.Clip < 1):
+		return nil, fmt.Errorf("clip is %v: it must be between 0 and 1", c.Clip)
+	case c.Correction != 0 && !(c.Correction >= 1 && c.Correction <= 100):
+		return nil, fmt.Errorf("correction is %v: it must be 0, or the largest importance weight, from 1 to 100", c.Correction)
+	case !(c.KL >= 0 && c.KL <= 10) || !(c.Entropy >= 0 && c.Entropy <= 10):
+		return nil, fmt.Errorf("KL is %v and entropy %v: their weights must be from 0 to 10", c.KL, c.Entropy)
 	case c.Rollout.Sampling.Temperature != 1 || c.Rollout.Sampling.TopP != 0 && c.Rollout.Sampling.TopP != 1 || c.Rollout.Sampling.TopK != 0 || c.Rollout.Sampling.MinP != 0:
 		return nil, errors.New("the sampling is not the policy's own: it must be at temperature 1 without restrictions")
 	}
 	r := &RL{RLConfig: c, method: method}
-	if r.run, err = openFolder(c.Folder, c.RLSettings, c.Model); err != nil {
+	if err := r.open(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.publish(ctx, r.Done()); err != nil {
-		return nil, errors.Join(err, r.run.close())
-	}
 	return r, nil
+}
+
+// open takes up the run where its folder has it.
+func (r *RL) open(ctx context.Context) error {
+	run, err := openFolder(r.Folder, r.RLSettings, r.Open)
+	if err != nil {
+		return err
+	}
+	r.run = run
+	if err := r.publish(ctx, r.Done()); err != nil {
+		return errors.Join(err, r.run.close())
+	}
+	r.stale = false
+	return nil
 }
 
 // Done is the number of rounds done.
 func (r *RL) Done() int { return r.run.done }
 
-// Close closes the run, which can be opened again. Model and engine stay open.
+// Close closes the run, which can be opened again, and its model. The engine stays open.
 func (r *RL) Close() error { return r.run.close() }
 
 // Adapter is the file of a round's adapter; of round 0, the one to begin with.
@@ -121,32 +147,56 @@ func (r *RL) Adapter(round int) string {
 	return filepath.Join(r.Folder, fmt.Sprintf("adapter-%06d.gguf", round))
 }
 
+func (r *RL) rollouts(round int) string {
+	return filepath.Join(r.Folder, fmt.Sprintf("rollouts-%06d.jsonl", round))
+}
+
 // adapterName is that by which the engine knows a round's adapter.
 func adapterName(round int) string { return fmt.Sprintf("round-%d", round) }
 
 // publish writes the adapter behind a round and has the engine load it.
 func (r *RL) publish(ctx context.Context, round int) error {
-	if err := r.Model.WriteAdapter(r.Adapter(round)); err != nil {
+	if err := r.run.model.WriteAdapter(r.Adapter(round)); err != nil {
 		return err
 	}
 	return r.Engine.LoadAdapter(ctx, adapterName(round), r.Adapter(round), 1)
 }
 
-// Next does the next round. A round that fails while it samples can be tried again, and goes on with what was recorded; once it has
-// trained, the run must be opened anew.
-func (r *RL) Next(ctx context.Context) (Round, error) {
-	if r.lost != nil {
-		return Round{}, fmt.Errorf("the run must be opened anew: %w", r.lost)
+// Next does the next round. One that failed can be tried again: it goes on with the rollouts that were recorded.
+func (r *RL) Next(ctx context.Context) (m Round, err error) {
+	for try := 1; ; try++ {
+		m, err = r.round(ctx)
+		switch {
+		case err == nil:
+			return m, nil
+		case !errors.Is(err, model.ErrHung):
+			return m, fmt.Errorf("round %d: %w", m.Round, err)
+		case try == tries:
+			return m, fmt.Errorf("round %d: %w; it was tried %d times from the last checkpoint: give it more time, or try another backend", m.Round, err, tries)
+		}
+		if r.OnHang != nil {
+			r.OnHang(err)
+		}
 	}
+}
+
+func (r *RL) round(ctx context.Context) (Round, error) {
 	m := Round{Round: r.Done() + 1}
+	if r.stale {
+		if err := errors.Join(r.run.close(), r.open(ctx)); err != nil {
+			return m, err
+		}
+		m.Round = r.Done() + 1
+	}
 	groups, err := r.sample(ctx, &m)
 	if err != nil {
-		return m, fmt.Errorf("round %d: %w", m.Round, err)
+		return m, err
 	}
+	r.stale = true
 	if err := r.learn(ctx, groups, &m); err != nil {
-		r.lost = err
-		return m, fmt.Errorf("round %d: %w", m.Round, err)
+		return m, err
 	}
+	r.stale = false
 	return m, nil
 }
 
@@ -156,7 +206,7 @@ func (r *RL) sample(ctx context.Context, m *Round) (_ [][]rollout.Trace, err err
 	s := r.Rollout
 	s.Seed = s.Seed<<24 + uint64(m.Round) // a problem that comes again gets other traces
 	s.Adapter = adapterName(r.Done())
-	record, err := rollout.OpenFile(filepath.Join(r.Folder, fmt.Sprintf("rollouts-%06d.jsonl", m.Round)), s)
+	record, err := rollout.OpenFile(r.rollouts(m.Round), s)
 	if err != nil {
 		return nil, err
 	}
@@ -202,34 +252,39 @@ func (r *RL) problems(round int) []task.Problem {
 // learn takes the steps of a round, hands the adapter to the engine and commits the round.
 func (r *RL) learn(ctx context.Context, groups [][]rollout.Trace, m *Round) error {
 	began := time.Now()
-	var batches [][]model.Example
-	for chunk := range slices.Chunk(groups, r.Mini) {
-		var batch []model.Example
-		for _, group := range chunk {
-			examples, err := FromTraces(r.method, r.Rollout, group)
-			if err != nil {
-				return err
-			}
-			batch = append(batch, examples...)
+	var all []model.Example
+	for _, group := range groups {
+		examples, err := FromTraces(r.method, r.Rollout, group)
+		if err != nil {
+			return err
 		}
+		all = append(all, examples...)
+	}
+	batches := slices.Collect(slices.Chunk(all, r.Mini*r.Rollout.Traces))
+	for _, batch := range batches {
 		for _, e := range batch { // the mean over the mini-batch
 			for i := range e.Weight {
 				e.Weight[i] /= float32(len(batch))
 			}
 		}
-		batches = append(batches, batch)
 	}
-	all := slices.Concat(batches...)
 	m.AdvantageMean, m.AdvantageVariance = spread(all)
 	var trees []model.Tree
 	for _, e := range all {
 		trees = append(trees, e.Tree)
 	}
-	logProbs, err := r.Model.LogProbs(ctx, trees)
+	logProbs, err := r.run.model.LogProbs(ctx, trees)
 	if err != nil {
 		return err
 	}
-	m.Mismatch = mismatch(all, logProbs)
+	m.Mismatch = correct(all, logProbs, r.Correction)
+	if r.KL > 0 {
+		reference, err := r.run.model.BaseLogProbs(ctx, trees)
+		if err != nil {
+			return err
+		}
+		m.Reference = refer(all, logProbs, reference)
+	}
 	if err := r.steps(ctx, batches, m); err != nil {
 		return err
 	}
@@ -245,15 +300,22 @@ func (r *RL) learn(ctx context.Context, groups [][]rollout.Trace, m *Round) erro
 	if err := r.run.commit(m.Round); err != nil {
 		return err
 	}
+	if old := m.Round - r.Keep; r.Keep > 0 && old > 0 {
+		for _, path := range []string{r.Adapter(old), r.rollouts(old)} {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("remove what is not kept: %w", err)
+			}
+		}
+	}
 	return r.Engine.UnloadAdapter(ctx, adapterName(m.Round-1))
 }
 
 func (r *RL) steps(ctx context.Context, batches [][]model.Example, m *Round) error {
-	for _, batch := range batches {
+	for i, batch := range batches {
 		if trained(batch) == 0 { // the model said nothing
 			continue
 		}
-		s, err := r.Model.Step(ctx, batch, model.Policy{Low: r.Clip, High: r.Clip, Entropy: r.Entropy})
+		s, err := r.run.model.Step(ctx, batch, model.Policy{Low: r.Clip, High: r.Clip, KL: r.KL, Entropy: r.Entropy})
 		if errors.Is(err, model.ErrNotFinite) {
 			m.NotFinite++
 			continue
@@ -267,11 +329,16 @@ func (r *RL) steps(ctx context.Context, batches [][]model.Example, m *Round) err
 		m.GradientNorm += s.GradientNorm
 		m.Clipped += s.Clipped * float64(s.Trained)
 		m.KL += s.KL * float64(s.Trained)
+		m.Entropy += s.Entropy * float64(s.Trained)
 		m.Rate = s.Rate
+		if r.OnStep != nil {
+			r.OnStep(i+1, len(batches), s)
+		}
 	}
 	if n := float64(m.Steps); n > 0 {
 		m.Loss, m.GradientNorm = m.Loss/n, m.GradientNorm/n
-		m.Clipped, m.KL = m.Clipped/float64(m.Trained), m.KL/float64(m.Trained)
+		tokens := float64(m.Trained)
+		m.Clipped, m.KL, m.Entropy = m.Clipped/tokens, m.KL/tokens, m.Entropy/tokens
 	}
 	return nil
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"path/filepath"
 
 	"anytime/internal/decode"
 	"anytime/internal/decode/prompt"
+	"anytime/internal/gguf"
 	"anytime/internal/train/model"
 	"anytime/internal/train/task"
 )
@@ -25,13 +27,14 @@ type SFTSettings struct {
 // tokens.
 type SFT struct {
 	SFTSettings
-	Model    *model.Model
+	Open     Open
 	Engine   decode.Engine // of the same file, to tokenize with
 	Renderer *prompt.Renderer
 	Examples iter.Seq[task.Example] // always in the same order
 	Folder   string
 	Every    int               // steps between checkpoints; at least 1
 	OnStep   func(SFTProgress) // may be nil
+	OnHang   func(error)       // is told when the last checkpoint is gone back to because a step hangs; may be nil
 }
 
 // SFTProgress is the line of a step in metrics.jsonl.
@@ -45,14 +48,34 @@ type SFTProgress struct {
 	TokensPerS   float64 `json:"tokens_per_s"`
 }
 
-// Run trains up to a number of steps in all, from where the run in the folder was stopped.
-func (f SFT) Run(ctx context.Context, steps int) (err error) {
+// Run trains up to a number of steps in all, from where the run in the folder was stopped, and returns the file that came of it:
+// model.gguf in the folder or, where an adapter is trained, adapter.gguf.
+func (f SFT) Run(ctx context.Context, steps int) (result string, err error) {
 	if f.Batch < 1 || f.Every < 1 || steps < 1 {
-		return fmt.Errorf("batch is %d, checkpoints come every %d of %d steps: each must be at least 1", f.Batch, f.Every, steps)
+		return "", fmt.Errorf("batch is %d, checkpoints come every %d of %d steps: each must be at least 1", f.Batch, f.Every, steps)
 	}
-	run, err := openFolder(f.Folder, f.SFTSettings, f.Model)
+	for hung, last := 0, 0; ; {
+		result, done, err := f.run(ctx, steps)
+		switch {
+		case !errors.Is(err, model.ErrHung):
+			return result, err
+		case done > last:
+			hung, last = 0, done
+		}
+		if hung++; hung == tries {
+			return "", fmt.Errorf("%w; it was tried %d times from the last checkpoint: give it more time, or try another backend", err, tries)
+		}
+		if f.OnHang != nil {
+			f.OnHang(err)
+		}
+	}
+}
+
+// run goes on from the last checkpoint. It also returns how many steps are committed.
+func (f SFT) run(ctx context.Context, steps int) (result string, done int, err error) {
+	run, err := openFolder(f.Folder, f.SFTSettings, f.Open)
 	if err != nil {
-		return err
+		return "", 0, err
 	}
 	defer func() { err = errors.Join(err, run.close()) }()
 	next, stop := iter.Pull(f.Examples)
@@ -63,29 +86,34 @@ func (f SFT) Run(ctx context.Context, steps int) (err error) {
 	for step := run.done + 1; step <= steps; step++ {
 		examples, err := f.batch(ctx, next)
 		if err != nil {
-			return err
+			return "", run.done, err
 		}
-		s, err := f.Model.Step(ctx, examples, model.CrossEntropy{})
+		s, err := run.model.Step(ctx, examples, model.CrossEntropy{})
 		if err != nil {
-			return err
+			return "", run.done, err
 		}
 		p := SFTProgress{
 			Step: step, Loss: s.Loss, GradientNorm: s.GradientNorm, Rate: s.Rate, Tokens: s.Tokens, Trained: s.Trained,
 			TokensPerS: float64(s.Tokens) / s.Elapsed.Seconds(),
 		}
 		if err := run.record(p); err != nil {
-			return err
+			return "", run.done, err
 		}
 		if step%f.Every == 0 || step == steps {
 			if err := run.commit(step); err != nil {
-				return err
+				return "", run.done, err
 			}
 		}
 		if f.OnStep != nil {
 			f.OnStep(p)
 		}
 	}
-	return nil
+	if f.Training.Train == model.All {
+		result = filepath.Join(f.Folder, "model.gguf")
+		return result, run.done, run.model.WriteModel(result, gguf.F32)
+	}
+	result = filepath.Join(f.Folder, "adapter.gguf")
+	return result, run.done, run.model.WriteAdapter(result)
 }
 
 // batch makes the examples of a step, whose trained tokens weigh 1 together.
@@ -112,7 +140,8 @@ func (f SFT) batch(ctx context.Context, next func() (task.Example, bool)) ([]mod
 }
 
 // FromExample makes a sequence of an example, exactly as rollouts and the server put one together: prompt, thinking, closing, summary,
-// end of text. The prompt and the closing have no weight; thinking with the mark that ends it, unless it was cut, summary and end have 1.
+// end of text. The prompt has no weight, nor has what closes a thought that was cut; all else has 1. So the header behind a whole thought
+// is learned too: in a chat, where none is forced, the model writes it.
 func FromExample(ctx context.Context, engine decode.Engine, r *prompt.Renderer, e task.Example, instruction string) (model.Example, error) {
 	x, err := fromExample(ctx, engine, r, e, instruction)
 	if err != nil {
@@ -147,7 +176,7 @@ func fromExample(ctx context.Context, engine decode.Engine, r *prompt.Renderer, 
 	}{
 		{opening.Parts, false},
 		{[]decode.Part{{Text: e.Thinking, Literal: true}, decode.Text(mark)}, true},
-		{closing, false},
+		{closing, !e.Cut},
 		{[]decode.Part{{Text: e.Summary, Literal: true}, decode.Text(info.EOS)}, true},
 	} {
 		tokens, err := engine.Tokenize(ctx, piece.parts...)

@@ -1,0 +1,4 @@
+package trainer
+
+// Correct is correct.
+var Correct = correct
