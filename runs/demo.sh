@@ -1,0 +1,35 @@
+#!/bin/sh
+# A few minutes of BRPO on the project's own reasoner, from rollouts to the adapter live in a server: its accuracy over budgets before,
+# rounds of training, the same after, and the adapter pushed into a running server, which answers with it.
+set -eu
+cd "$(dirname "$0")/.."
+MODEL=${MODEL:-models/reasoner/reasoner.gguf}
+WORK=${WORK:-data/demo}
+THREADS=${THREADS:-1}
+ROUNDS=${ROUNDS:-8}
+export GOMAXPROCS="$THREADS"
+
+evaluate() {
+	bin/train eval -model "$MODEL" -threads "$THREADS" -n 200 -budgets 0,48,96,192,288 -summary-tokens 24 -ctx 512 -sequences 32 -curve off "$@"
+}
+echo "== before"
+evaluate -out "$WORK/before"
+echo "== $ROUNDS rounds of BRPO"
+bin/train rl -model "$MODEL" -threads "$THREADS" -countdown train -recipe brpo-uniform -budgets 48,96,192,288 -traces 8 -batch 8 -mini-batch 8 \
+	-rounds "$ROUNDS" -summary-tokens 24 -lr 2e-3 -ctx 512 -sequences 48 -out "$WORK/rl"
+adapter=$(ls "$WORK"/rl/adapter-*.gguf | tail -n 1)
+echo "== after"
+evaluate -adapter "$adapter" -against "$WORK/before/report.json" -out "$WORK/after"
+
+echo "== live"
+bin/server -addr 127.0.0.1:0 -model "$MODEL" -threads "$THREADS" -store memory -adapters "$WORK/adapters" -log-level error >"$WORK/server.log" &
+server=$!
+trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true' EXIT
+url=
+while [ -z "$url" ]; do
+	kill -0 $server 2>/dev/null || { cat "$WORK/server.log"; exit 1; }
+	url=$(grep -o 'http://[0-9.:]*' "$WORK/server.log" | head -n 1) || sleep 0.2
+done
+bin/train push -server "$url" -adapter "$adapter" -name demo -default
+bin/server ask -server "$url" -budget 192 "Use the numbers 3, 7 and 8, each once, with + - * / to make 29."
+echo "The curves: $WORK/before/report.html and $WORK/after/report.html"
