@@ -28,7 +28,7 @@ type concluded struct {
 	votes []summarize.Summary // those that were completed, or, when late, begun
 	whole int                 // how many of them are complete
 	first time.Time           // of the first answer token
-	spent int                 // tokens of attempts that were thrown away
+	again []summarize.Summary // those before, that were closed again more firmly
 	err   error
 }
 
@@ -53,7 +53,11 @@ func (r *run) plan(natural bool, maxTokens int) summarize.Plan {
 	}
 	if r.prompt.Thinking {
 		p.Reasoning = r.family.Reasoning()
-		p.Announced = r.req.Style == prompt.StylePaper
+		p.Announced = r.req.Style == prompt.StylePaper && !r.req.Structured
+	}
+	p.Whole = r.req.Structured
+	if r.req.GrammarOptional && !r.model.Engine.Info().Capabilities.Grammar {
+		p.Span.Sampling.Grammar = ""
 	}
 	return p
 }
@@ -84,6 +88,9 @@ func (r *run) observe(s summarize.Summary) {
 func (r *run) answer() (answered, error) {
 	natural := r.closed
 	r.tasks.conclude()
+	r.load.concludes(r.share)
+	r.load.decode(r.share, r.req.Votes)
+	defer r.load.decode(r.share, 0)
 	late := r.lateTimer()
 	defer late.Stop()
 	ctx, cancel := context.WithCancel(r.ctx)
@@ -104,9 +111,13 @@ func (r *run) answer() (answered, error) {
 				return *final, nil // checkpoints still under way are not worth a deadline
 			}
 			cancel()
+			r.reserved(false)
 			return r.settle(<-results), errLate
 		case c := <-r.commands:
-			if c.peek != nil {
+			switch {
+			case c.explain != nil:
+				c.explain <- r.explanation()
+			case c.peek != nil:
 				r.tasks.take(r.meter.Used(), c.peek)
 			}
 		case t := <-r.tasks.results:
@@ -114,6 +125,7 @@ func (r *run) answer() (answered, error) {
 		case c := <-results:
 			if c.err != nil && failures < maxReopen && r.ctx.Err() == nil {
 				failures++
+				r.account.setbacks.Reopened++
 				r.log.Warn("engine failed in mid-answer, answering again", "error", c.err)
 				r.tasks.stop()
 				_ = r.seq.Close()
@@ -128,6 +140,7 @@ func (r *run) answer() (answered, error) {
 			if c.err != nil {
 				return answered{}, c.err
 			}
+			r.reserved(true)
 			a := r.settle(c)
 			if a.answer == nil {
 				a = r.fallback(a)
@@ -138,6 +151,13 @@ func (r *run) answer() (answered, error) {
 	return *final, nil
 }
 
+// reserved teaches the pace whether the time that was kept for an answer sufficed.
+func (r *run) reserved(sufficed bool) {
+	if r.cause == budget.CauseDeadline {
+		r.model.Pace.ObserveReserve(sufficed)
+	}
+}
+
 // conclude forks the votes, and once more with a firmer closing if reasoning leaked into the answer or there is none.
 func (r *run) conclude(ctx context.Context, seq decode.Sequence, position int, natural bool) concluded {
 	out := concluded{}
@@ -145,7 +165,8 @@ func (r *run) conclude(ctx context.Context, seq decode.Sequence, position int, n
 	reset := r.resumed || len(r.earlier) > 0
 	for firm := range 2 {
 		if firm == 1 {
-			plan.Close, plan.Announced = r.closing(natural, true), true
+			out.again = out.votes
+			plan.Close, plan.Announced = r.closing(natural, true), !r.req.Structured
 		}
 		votes, whole, err := r.votes(ctx, seq, position, plan, uint64(firm), func(s summarize.Delta, tokens int) {
 			if out.first.IsZero() {
@@ -154,9 +175,6 @@ func (r *run) conclude(ctx context.Context, seq decode.Sequence, position int, n
 			r.recorder.text(EventAnswer, TextData{Text: s.Text, Tokens: tokens, Reset: reset, LogProbs: r.logProbs(s.Tokens)}, nil)
 			reset = false
 		})
-		for _, v := range out.votes {
-			out.spent += v.Tokens
-		}
 		out.votes, out.whole, out.err = votes, whole, err
 		if err != nil || ctx.Err() != nil || !r.leaked(votes[:whole]) {
 			break
@@ -256,10 +274,18 @@ func (r *run) settle(c concluded) answered {
 		r.timings.FirstAnswerMS = ms(c.first.Sub(r.req.Arrived))
 		r.timings.AnswerLatencyMS = math.Round(1000*(r.timings.FirstAnswerMS-r.timings.CutMS)) / 1000
 	}
-	r.usage.CheckpointTokens += c.spent
+	for _, v := range c.again {
+		r.usage.CheckpointTokens += v.Tokens
+		r.account.answer(r.meter.Used(), v)
+	}
 	for _, v := range c.votes {
 		r.usage.CheckpointTokens += v.Tokens
 		r.observe(v)
+		r.account.answer(r.meter.Used(), v)
+	}
+	r.account.forks += len(c.again) + len(c.votes)
+	if len(c.again) > 0 {
+		r.account.reclosed++
 	}
 	winner, confidence := summarize.Majority(c.votes[:c.whole], equal)
 	if winner >= 0 {
@@ -296,7 +322,7 @@ func (r *run) fallback(a answered) answered {
 	}
 	if c, ok := r.tasks.newest(); ok {
 		a = answered{&c.Answer, c.Summary, c.Confidence, "checkpoint"}
-	} else if last := lastLine(r.thought.text); last != "" && r.cause != budget.CauseDeadline {
+	} else if last := lastLine(r.thought.text); last != "" && r.cause != budget.CauseDeadline && !r.req.Structured {
 		a = answered{&last, last, 0, "thinking"}
 	} else {
 		return a

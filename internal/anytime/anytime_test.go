@@ -314,9 +314,10 @@ func TestDeadlineMissed(t *testing.T) {
 				c.Models = m
 			})
 			began := time.Now()
-			reply := b.wait(b.start(ask("1s")))
-			if reply.Answer != nil || reply.Stop.Cause != budget.CauseDeadline || time.Since(began) > time.Second {
-				t.Errorf("answer %v, stop %+v after %v", reply.Answer, reply.Stop, time.Since(began))
+			_, err := b.Start(context.Background(), ask("1s"))
+			var refused *anytime.DeadlineError
+			if !errors.As(err, &refused) || refused.Shortest != 0 || time.Since(began) > time.Second {
+				t.Errorf("error %v after %v", err, time.Since(began))
 			}
 		})
 	})
@@ -556,7 +557,7 @@ func TestExtend(t *testing.T) {
 			id := b.start(ask("100"))
 			check(t, b.wait(id), budget.CauseTokens, 100, "100")
 			for i := range 3 {
-				if err := b.Extend(context.Background(), id, budget.Budget{Tokens: 50}); err != nil {
+				if err := b.Extend(context.Background(), id, anytime.Extension{Budget: budget.Budget{Tokens: 50}}); err != nil {
 					t.Fatal(err)
 				}
 				n := 150 + 50*i
@@ -583,7 +584,7 @@ func TestExtend(t *testing.T) {
 			b := newBench(t, decodetest.Options{Model: model})
 			id := b.start(ask("100"))
 			check(t, b.wait(id), budget.CauseNatural, 10, "10")
-			if err := b.Extend(context.Background(), id, budget.Budget{Tokens: 50}); err != nil {
+			if err := b.Extend(context.Background(), id, anytime.Extension{Budget: budget.Budget{Tokens: 50}}); err != nil {
 				t.Fatal(err)
 			}
 			reply := b.wait(id)
@@ -597,10 +598,10 @@ func TestExtend(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t, decodetest.Options{})
 			id := b.start(ask("100"))
-			if err := b.Extend(context.Background(), id, budget.Budget{Tokens: 50}); !errors.Is(err, anytime.ErrRunning) {
+			if err := b.Extend(context.Background(), id, anytime.Extension{Budget: budget.Budget{Tokens: 50}}); !errors.Is(err, anytime.ErrRunning) {
 				t.Errorf("running: %v", err)
 			}
-			if err := b.Extend(context.Background(), "run_none", budget.Budget{Tokens: 50}); !errors.Is(err, store.ErrNotFound) {
+			if err := b.Extend(context.Background(), "run_none", anytime.Extension{Budget: budget.Budget{Tokens: 50}}); !errors.Is(err, store.ErrNotFound) {
 				t.Errorf("none: %v", err)
 			}
 			b.wait(id)
@@ -625,7 +626,7 @@ func TestLeave(t *testing.T) {
 				t.Fatalf("error %v", err)
 			}
 			// The thought is kept and can be taken up again.
-			if err := b.Extend(context.Background(), id, budget.Budget{Tokens: 10}); err != nil {
+			if err := b.Extend(context.Background(), id, anytime.Extension{Budget: budget.Budget{Tokens: 10}}); err != nil {
 				t.Fatal(err)
 			}
 			reply := b.wait(id)

@@ -10,10 +10,12 @@
 //	Wait(ctx, id) (Reply, error)                 until it is finished (a *RunError if it failed)
 //	Interrupt(ctx, id) error                     answer now; Wait for the reply
 //	Peek(ctx, id) (Checkpoint, error)            an answer now, while the thought goes on
-//	Extend(ctx, id, budget.Budget) error         think on from where it was cut; the answers so far are kept
+//	Extend(ctx, id, Extension) error             think on from where it was cut; the answers so far are kept
 //	Leave(id)                                    the client is gone: do as Request.OnDisconnect says
 //	Cancel(ctx, id) error                        stop without an answer
+//	Explain(ctx, id) (*Explanation, error)       where its time went, and why it was cut where it was
 //	Recover(ctx) error                           take up the runs that an earlier process left unfinished
+//	TakeOver(ctx)                                take up those of other servers that die, where a store is shared
 //	Drain(ctx) error                             admit nothing more, force every run to its answer, wait for them
 //
 // Events of a run are read from the store (store.Follow), live or later, which is the only way they reach anyone.

@@ -14,8 +14,9 @@ type Model struct {
 	Adapter     string
 	Engine      decode.Engine
 	Renderer    *prompt.Renderer
-	Pace        *budget.Pace   // of this model on this engine, shared by its runs
+	Pace        *budget.Pace   // of this engine, shared by its runs, whatever adapter they have
 	Length      *budget.Length // of its answers, likewise
+	Curve       *budget.Curve  // its accuracy over the budget; nil not known
 	MaxThinking int            // the cap that "max" stands for
 }
 

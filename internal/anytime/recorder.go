@@ -96,8 +96,8 @@ func (r *recorder) signal() {
 	}
 }
 
-// run commits until finish, or ctx ends it.
-func (r *recorder) run(ctx context.Context) {
+// run commits until finish, or ctx ends it. It returns an error if the run is gone, or another server's.
+func (r *recorder) run(ctx context.Context) error {
 	defer close(r.done)
 	for {
 		r.mu.Lock()
@@ -109,7 +109,7 @@ func (r *recorder) run(ctx context.Context) {
 			case <-r.wake:
 				continue
 			case <-ctx.Done():
-				return
+				return nil
 			}
 		}
 		for _, p := range pending {
@@ -119,28 +119,28 @@ func (r *recorder) run(ctx context.Context) {
 			}
 			change.Events = append(change.Events, store.Event{Type: p.kind, Data: data, Tokens: p.tokens})
 		}
-		if !r.commit(ctx, change) || last {
-			return
+		if err := r.commit(ctx, change); err != nil || last || ctx.Err() != nil {
+			return err
 		}
 	}
 }
 
-// commit tries until it succeeds; false: it was given up.
-func (r *recorder) commit(ctx context.Context, change store.Change) bool {
+// commit tries until it succeeds, ctx ends, or it cannot any more, which is an error.
+func (r *recorder) commit(ctx context.Context, change store.Change) error {
 	const slowest = 5 * time.Second
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, slowest) {
 		_, err := r.store.Append(ctx, r.id, change)
-		if err == nil {
-			return true
+		if err == nil || ctx.Err() != nil {
+			return nil
 		}
-		if ctx.Err() != nil || isGone(err) {
-			return false
+		if isGone(err) {
+			return err
 		}
 		r.log.Error("store does not commit, trying again", "error", err, "wait", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return false
+			return nil
 		}
 	}
 }

@@ -29,11 +29,15 @@ type Request struct {
 	// VoteTemperature is that of several votes; nil is the request's, or 0.6 where that is greedy.
 	VoteTemperature *float32 `json:"vote_temperature,omitempty"`
 
-	Sampling    decode.Sampling `json:"sampling"` // its grammar and logit bias hold for the answer only
-	Seed        *uint64         `json:"seed,omitempty"`
-	Stop        []string        `json:"stop,omitempty"` // ends the answer
-	TopLogProbs int             `json:"top_logprobs,omitempty"`
-	LogProbs    bool            `json:"logprobs,omitempty"` // answer events list the tokens' log-probabilities
+	Sampling decode.Sampling `json:"sampling"` // its grammar and logit bias hold for the answer only
+	// Structured: the grammar makes the answer JSON or calls of tools, which is taken as it stands. Optional: an engine that knows no
+	// grammars may answer without.
+	Structured      bool     `json:"structured,omitempty"`
+	GrammarOptional bool     `json:"grammar_optional,omitempty"`
+	Seed            *uint64  `json:"seed,omitempty"`
+	Stop            []string `json:"stop,omitempty"` // ends the answer
+	TopLogProbs     int      `json:"top_logprobs,omitempty"`
+	LogProbs        bool     `json:"logprobs,omitempty"` // answer events list the tokens' log-probabilities
 
 	// Style is how the thinking is closed and the answer asked for; "" is prompt.StylePaper.
 	Style         prompt.Style `json:"style,omitempty"`
@@ -41,9 +45,23 @@ type Request struct {
 
 	OnDisconnect OnDisconnect `json:"on_disconnect,omitempty"`
 
+	// Priority, 1 to MaxPriority, is what the run's thinking is worth beside others' when there is too little time for all; 0 is DefaultPriority.
+	Priority int `json:"priority,omitempty"`
+
+	// Client is kept with the run for whoever started it, and means nothing here.
+	Client json.RawMessage `json:"client,omitempty"`
+
 	Owner   string    `json:"-"`       // whose run it is; kept in the store's own column
 	Arrived time.Time `json:"arrived"` // deadlines count from here
+	// Ended, if set, is called once when the run that was started has ended, however it did, but not again after a restart.
+	Ended func(thinkingTokens int) `json:"-"`
 }
+
+// Priorities of a Request.
+const (
+	MaxPriority     = 10
+	DefaultPriority = 5
+)
 
 // OnDisconnect says what becomes of a run whose client leaves.
 type OnDisconnect string

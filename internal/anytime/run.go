@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"anytime/internal/budget"
 	"anytime/internal/decode"
 	"anytime/internal/decode/prompt"
@@ -32,6 +34,7 @@ type run struct {
 
 	reply   Reply
 	failure *ErrorData
+	taken   bool // neither is: another server executes it now, or nobody
 
 	// Fixed once prepared.
 	model        *Model
@@ -40,14 +43,20 @@ type run struct {
 	family       prompt.Family
 	prompt       prompt.Prompt
 	promptTokens int
-	closeTokens  int
+	closeTokens  int  // that close the thinking, at most
+	cutTokens    int  // likewise, if it is cut
 	roomy        bool // the thinking's limit is the budget's, not what the context leaves
 	deadline     time.Time
 	late         bool // the deadline passed while the model was loading
 
+	door bool // it may be refused: nobody was promised anything yet
+
 	recorder *recorder
 	meter    *budget.Meter
+	load     *load  // of its engine
+	share    *claim // its part in it
 	thought  thought
+	recalled int          // thinking tokens with which it began
 	earlier  []Checkpoint // of stretches before an extension
 	resumed  bool         // after a restart of the server
 
@@ -57,16 +66,19 @@ type run struct {
 	closed bool // the model closed its thinking, and its mark is in seq
 	tasks  tasks
 
+	link    trace.SpanContext // the span of the request that started it, where there is one
 	timings Timings
 	usage   Usage
+	account account
 
 	workers sync.WaitGroup // goroutines that read forks
 }
 
-// command is what others ask of a run: to be cut, or for an answer on the way.
+// command is what others ask of a run: to be cut, for an answer on the way, or why it is as it is. Its channels are buffered.
 type command struct {
-	cut  budget.Cause
-	peek chan peeked // buffered
+	cut     budget.Cause
+	peek    chan peeked
+	explain chan *Explanation
 }
 
 type peeked struct {
@@ -77,6 +89,7 @@ type peeked struct {
 var (
 	errCancelled = errors.New("cancelled")
 	errDeleted   = fmt.Errorf("deleted: %w", errCancelled)
+	errTaken     = errors.New("the run is another server's")
 	errLate      = errors.New("the deadline has passed")
 )
 
@@ -85,7 +98,7 @@ const lateMargin = 40 * time.Millisecond
 
 // prepare finds the model, renders the prompt, opens the sequence and the account. Its errors are the client's to see.
 func (r *run) prepare(ctx context.Context, t thought) (err error) {
-	r.thought = t
+	r.thought, r.recalled, r.link = t, t.tokens, trace.SpanContextFromContext(ctx)
 	if d := r.req.Budget.Deadline; d > 0 {
 		r.deadline = r.req.Arrived.Add(d)
 		var cancel context.CancelFunc
@@ -94,6 +107,10 @@ func (r *run) prepare(ctx context.Context, t thought) (err error) {
 	}
 	defer func() {
 		if err != nil && errors.Is(context.Cause(ctx), errLate) {
+			if r.door {
+				err = &DeadlineError{Deadline: r.req.Budget.Deadline, Retry: time.Second}
+				return
+			}
 			r.late, err = true, nil
 			if r.modelID == "" {
 				r.modelID = r.req.Model
@@ -121,13 +138,20 @@ func (r *run) prepare(ctx context.Context, t thought) (err error) {
 		return err
 	}
 	r.closeTokens = len(closing)
+	if closing, err = r.model.Engine.Tokenize(ctx, r.closing(false, false)...); err != nil {
+		return err
+	}
+	r.cutTokens = len(closing)
 	limit, err := r.limit()
 	if err != nil {
 		return err
 	}
-	r.meter = budget.NewMeter(limit, r.req.Arrived, r.model.MaxThinking+t.tokens, r.model.Pace, r.closeTokens,
+	r.meter = budget.NewMeter(limit, r.req.Arrived, r.model.MaxThinking+t.tokens, r.model.Pace, r.cutTokens,
 		r.model.Length.Reserve(r.reserve()))
 	r.meter.Count(t.tokens)
+	if err := r.join(); err != nil {
+		return err
+	}
 	r.timings.OpenedMS = r.elapsed()
 	return r.open(ctx)
 }
@@ -219,6 +243,10 @@ func (r *run) close() {
 	if r.seq != nil {
 		_ = r.seq.Close() // nothing depends on it any more
 	}
+	if r.load != nil {
+		r.load.leave(r.share)
+		r.solver.release(r.load)
+	}
 	if r.release != nil {
 		r.release()
 	}
@@ -248,6 +276,7 @@ func (r *run) main() {
 		err = r.think()
 		r.timings.CutMS = r.elapsed()
 		if err == nil {
+			r.stopped()
 			final, err = r.answer()
 		}
 	}
@@ -255,8 +284,12 @@ func (r *run) main() {
 	case err == nil:
 	case errors.Is(err, errLate):
 		r.cause = budget.CauseDeadline
+		r.stopped()
 		final.how = cmp.Or(final.how, "deadline")
 		final = r.fallback(final)
+	case errors.Is(context.Cause(r.ctx), errTaken):
+		r.taken = true
+		return
 	case errors.Is(err, errDeleted):
 		r.fail(ErrorData{Code: "cancelled", Message: "the run was deleted"})
 		return
@@ -268,7 +301,7 @@ func (r *run) main() {
 	default:
 		r.log.Error("run lost its engine", "error", err)
 		if final = r.fallback(final); final.answer == nil {
-			r.fail(ErrorData{Code: "engine", Message: "the engine failed: " + err.Error()})
+			r.fail(ErrorData{Code: "engine", Message: "the engine failed before there was an answer to give"})
 			return
 		}
 	}
@@ -303,13 +336,19 @@ func (r *run) finish(final answered) {
 			Tokens: r.thought.tokens, Answer: *final.answer, Summary: final.summary, Confidence: final.confidence, ElapsedMS: r.timings.DoneMS,
 		})
 	}
-	r.solver.cfg.Metrics.done(&r.reply, r.deadline)
+	r.solver.cfg.Metrics.done(&r.reply)
+	r.trace(&r.reply, nil)
 	r.end(EventDone, r.reply, store.Change{State: store.Finished, Reply: mustJSON(r.reply), Request: r.kept(kept)})
+	if !r.deadline.IsZero() {
+		r.solver.cfg.Metrics.overshot(time.Since(r.deadline))
+	}
 }
 
 func (r *run) fail(e ErrorData) {
 	r.failure = &e
 	r.solver.cfg.Metrics.failed(e.Code)
+	r.timings.DoneMS = r.elapsed()
+	r.trace(nil, &e)
 	r.end(EventError, e, store.Change{State: store.Failed, Request: r.kept(slices.Concat(r.earlier, r.tasks.checkpoints))})
 }
 
@@ -317,7 +356,7 @@ func (r *run) fail(e ErrorData) {
 func (r *run) kept(checkpoints []Checkpoint) []byte {
 	return mustJSON(record{
 		Request: r.req, Cause: r.cause, Closed: r.cause == budget.CauseNatural, Checkpoints: checkpoints,
-		Answered: r.usage.CheckpointTokens + r.usage.SummaryTokens,
+		Answered: r.usage.CheckpointTokens + r.usage.SummaryTokens, Explanation: r.explanation(),
 	})
 }
 
@@ -330,7 +369,16 @@ func (r *run) end(kind string, data any, change store.Change) {
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), until)
 	defer cancel()
+	r.tellEnded() // before anyone hears of the end, who may ask the next question at once
 	r.recorder.finish(ctx, kind, data, change)
+}
+
+// tellEnded tells whoever started the run that it has ended, the first time.
+func (r *run) tellEnded() {
+	if tell := r.req.Ended; tell != nil {
+		r.req.Ended = nil
+		tell(r.thought.tokens - r.recalled)
+	}
 }
 
 // equal says whether two answers are the same one.

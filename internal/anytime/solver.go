@@ -13,9 +13,12 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"anytime/internal/budget"
 	"anytime/internal/decode"
 	"anytime/internal/decode/prompt"
+	"anytime/internal/elastic"
 	"anytime/internal/store"
 )
 
@@ -24,22 +27,30 @@ type Config struct {
 	Models  Models
 	Store   store.Store
 	Metrics *Metrics
+	Tracer  trace.Tracer // nil: runs are not traced
 	Logger  *slog.Logger
 	// MaxRuns is how many runs may be under way at once; more are refused with ErrBusy. 0: 256.
 	MaxRuns int
 	// AnswerTokens is the cap of an answer where the request names none. 0: 128.
 	AnswerTokens int
+	// Elastic bounds what load may do to thinking. Its zero value leaves all thoughts as long as was asked for.
+	Elastic elastic.Config
+	// ElasticTokens shortens also thoughts whose length was asked for in tokens, which else is kept to the token; max, deadlines and
+	// efforts leave room in any case.
+	ElasticTokens bool
 }
 
 // Solver runs thoughts.
 type Solver struct {
-	cfg  Config
-	ctx  context.Context // ends the runs' goroutines for good
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	cfg    Config
+	shared store.Shared    // the store, where several servers share it; else nil
+	ctx    context.Context // ends the runs' goroutines for good
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
 
 	mu       sync.Mutex
 	live     map[string]*run
+	loads    map[*budget.Pace]*load // by engine
 	draining bool
 }
 
@@ -52,7 +63,12 @@ func New(cfg Config) *Solver {
 		cfg.AnswerTokens = 128
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	return &Solver{cfg: cfg, ctx: ctx, stop: stop, live: map[string]*run{}}
+	s := &Solver{cfg: cfg, ctx: ctx, stop: stop, live: map[string]*run{}, loads: map[*budget.Pace]*load{}}
+	if shared, ok := cfg.Store.(store.Shared); ok {
+		s.shared = shared
+		shared.Obey(s.obey)
+	}
+	return s
 }
 
 // record is what the store keeps of a request.
@@ -65,12 +81,14 @@ type record struct {
 	// Checkpoints and Usage of the stretches of thinking before an extension.
 	Checkpoints []Checkpoint `json:"checkpoints,omitempty"`
 	Answered    int          `json:"answered,omitempty"` // tokens of all answers so far
+	Explanation *Explanation `json:"explanation,omitempty"`
 	events      []Checkpoint // those found among the events, for a run that was not finished
 }
 
 // Start admits a request and lets it run. Errors: *RequestError, *decode.InputError, decode.ErrContextFull, ErrUnknownModel,
-// decode.ErrUnknownAdapter, decode.ErrUnavailable, ErrBusy, ErrDraining, the store's.
+// decode.ErrUnknownAdapter, decode.ErrUnavailable, ErrBusy and *OverloadError, *DeadlineError, ErrDraining, the store's.
 func (s *Solver) Start(ctx context.Context, req Request) (id string, err error) {
+	defer func() { s.cfg.Metrics.refused(refusal(err)) }()
 	if req.Arrived.IsZero() {
 		req.Arrived = time.Now()
 	}
@@ -81,6 +99,7 @@ func (s *Solver) Start(ctx context.Context, req Request) (id string, err error) 
 	if err != nil {
 		return "", err
 	}
+	r.door = true
 	if err := r.prepare(ctx, thought{}); err != nil {
 		s.dismiss(r)
 		return "", err
@@ -97,9 +116,16 @@ func (s *Solver) Start(ctx context.Context, req Request) (id string, err error) 
 	return r.id, nil
 }
 
-// Extend lets a run that has ended think on from where it was cut. The budget comes on top of what was spent; a deadline counts
-// from now. Errors: those of Start, store.ErrNotFound, ErrRunning.
-func (s *Solver) Extend(ctx context.Context, id string, more budget.Budget) error {
+// Extension is how a run that has ended thinks on.
+type Extension struct {
+	Budget  budget.Budget // on top of what was spent
+	Arrived time.Time     // a deadline counts from here; zero: now
+	Ended   func(thinkingTokens int)
+}
+
+// Extend lets a run that has ended think on from where it was cut. Errors: those of Start, store.ErrNotFound, ErrRunning.
+func (s *Solver) Extend(ctx context.Context, id string, more Extension) (err error) {
+	defer func() { s.cfg.Metrics.refused(refusal(err)) }()
 	kept, err := s.cfg.Store.Get(ctx, id)
 	if err != nil {
 		return err
@@ -115,11 +141,14 @@ func (s *Solver) Extend(ctx context.Context, id string, more budget.Budget) erro
 		return &RequestError{"budget", "this run did not think, so there is no thinking to go on with"}
 	}
 	req := rec.Request
-	req.Arrived = time.Now()
+	req.Arrived, req.Ended = more.Arrived, more.Ended
+	if req.Arrived.IsZero() {
+		req.Arrived = time.Now()
+	}
 	req.MaxTokens = 0
-	req.Budget = more
-	if more.Tokens >= 0 {
-		req.Budget.Tokens = min(more.Tokens+t.tokens, budget.MaxTokens)
+	req.Budget = more.Budget
+	if more.Budget.Tokens >= 0 {
+		req.Budget.Tokens = min(more.Budget.Tokens+t.tokens, budget.MaxTokens)
 	}
 	rec.Request = req
 	r, err := s.admit(id, req)
@@ -131,12 +160,16 @@ func (s *Solver) Extend(ctx context.Context, id string, more budget.Budget) erro
 	}
 	rec.Cause, rec.Closed, t.ended = "", false, false
 	r.earlier, r.usage.CheckpointTokens = rec.Checkpoints, rec.Answered
+	r.door = true
 	if err := r.prepare(ctx, t); err != nil {
 		s.dismiss(r)
 		return err
 	}
 	if _, err := s.cfg.Store.Append(ctx, id, store.Change{State: store.Running, Request: mustJSON(rec)}); err != nil {
 		s.dismiss(r)
+		if errors.Is(err, store.ErrLeased) { // another server was quicker to extend it
+			return ErrRunning
+		}
 		return fmt.Errorf("keep the run: %w", err)
 	}
 	s.launch(r)
@@ -144,8 +177,16 @@ func (s *Solver) Extend(ctx context.Context, id string, more budget.Budget) erro
 }
 
 // Recover takes up the runs that an earlier process left unfinished: they think on from the tokens that were committed, or answer
-// if their time is up. Runs that cannot be taken up are failed, with the reason in their events.
+// if their time is up. Runs that cannot be taken up are failed, with the reason in their events. In a store that servers share, these
+// are the runs of all servers that are dead by now; TakeOver sees to the others.
 func (s *Solver) Recover(ctx context.Context) error {
+	if s.shared != nil {
+		for {
+			if taken, err := s.takeOver(ctx); err != nil || taken == 0 {
+				return err
+			}
+		}
+	}
 	for {
 		left, err := s.cfg.Store.List(ctx, store.Filter{State: store.Running, Limit: 1000})
 		if err != nil {
@@ -163,11 +204,8 @@ func (s *Solver) Recover(ctx context.Context) error {
 			if err := s.takeUp(ctx, kept); ctx.Err() != nil {
 				return ctx.Err() // it stays unfinished, for the next process
 			} else if err != nil {
-				s.cfg.Logger.Error("unfinished run cannot be taken up", "run", kept.ID, "error", err)
-				failure := ErrorData{Code: "restart", Message: "the server was restarted and could not take the run up: " + err.Error()}
-				change := store.Change{State: store.Failed, Events: []store.Event{{Type: EventError, Data: mustJSON(failure)}}}
-				if _, err := s.cfg.Store.Append(ctx, kept.ID, change); err != nil {
-					return fmt.Errorf("fail run %s: %w", kept.ID, err)
+				if err := s.giveUp(ctx, kept.ID, err); err != nil {
+					return err
 				}
 			}
 		}
@@ -177,10 +215,24 @@ func (s *Solver) Recover(ctx context.Context) error {
 	}
 }
 
+// giveUp fails a run that cannot be taken up.
+func (s *Solver) giveUp(ctx context.Context, id string, why error) error {
+	s.cfg.Logger.Error("unfinished run cannot be taken up", "run", id, "error", why)
+	failure := ErrorData{Code: "restart", Message: "the server was restarted and could not take the run up: " + why.Error()}
+	change := store.Change{State: store.Failed, Events: []store.Event{{Type: EventError, Data: mustJSON(failure)}}}
+	if _, err := s.cfg.Store.Append(ctx, id, change); err != nil {
+		return fmt.Errorf("fail run %s: %w", id, err)
+	}
+	return nil
+}
+
 func (s *Solver) takeUp(ctx context.Context, kept store.Run) error {
 	rec, t, err := s.recall(ctx, kept)
 	if err != nil {
 		return err
+	}
+	if now := time.Now(); rec.Request.Arrived.After(now) { // the clock was set back
+		rec.Request.Arrived = now
 	}
 	if d := rec.Request.Budget.Deadline; d > 0 && time.Since(rec.Request.Arrived) > d {
 		// It passed while no server was there. An answer that is late is better than none.
@@ -235,9 +287,14 @@ func (s *Solver) dismiss(r *run) {
 func (s *Solver) launch(r *run) {
 	s.cfg.Metrics.started()
 	r.recorder = newRecorder(s.cfg.Store, r.id, r.log)
-	s.wg.Go(func() { r.recorder.run(s.ctx) })
+	s.wg.Go(func() {
+		if err := r.recorder.run(s.ctx); err != nil {
+			r.cancel(errTaken) // nobody would see what it thinks
+		}
+	})
 	s.wg.Go(func() {
 		r.main()
+		r.tellEnded()
 		s.mu.Lock()
 		delete(s.live, r.id)
 		s.mu.Unlock()
@@ -264,7 +321,9 @@ func (s *Solver) Wait(ctx context.Context, id string) (Reply, error) {
 			if r.failure != nil {
 				return Reply{}, &RunError{*r.failure}
 			}
-			return r.reply, nil
+			if !r.taken {
+				return r.reply, nil
+			}
 		case <-ctx.Done():
 			return Reply{}, ctx.Err()
 		}
@@ -306,11 +365,26 @@ func (s *Solver) failureOf(ctx context.Context, kept store.Run) error {
 
 // Interrupt makes a run answer now. ErrNotRunning: it has ended already.
 func (s *Solver) Interrupt(ctx context.Context, id string) error {
+	if s.elsewhere(id) {
+		_, err := s.ask(ctx, id, doInterrupt)
+		return err
+	}
 	return s.command(ctx, id, command{cut: budget.CauseInterrupt})
 }
 
 // Peek returns an answer from the thinking so far while the thinking goes on.
 func (s *Solver) Peek(ctx context.Context, id string) (Checkpoint, error) {
+	if s.elsewhere(id) {
+		o, err := s.ask(ctx, id, doPeek)
+		if err != nil || o.Checkpoint == nil {
+			return Checkpoint{}, err
+		}
+		return *o.Checkpoint, nil
+	}
+	return s.peek(ctx, id)
+}
+
+func (s *Solver) peek(ctx context.Context, id string) (Checkpoint, error) {
 	result := make(chan peeked, 1)
 	if err := s.command(ctx, id, command{peek: result}); err != nil {
 		return Checkpoint{}, err
@@ -343,6 +417,14 @@ func (s *Solver) Leave(id string) {
 
 // Cancel stops a run that is to be deleted, without an answer, and waits until it has ended.
 func (s *Solver) Cancel(ctx context.Context, id string) error {
+	if s.elsewhere(id) {
+		_, err := s.ask(ctx, id, doCancel)
+		return err
+	}
+	return s.cancel(ctx, id)
+}
+
+func (s *Solver) cancel(ctx context.Context, id string) error {
 	r := s.find(id)
 	if r == nil {
 		if _, err := s.cfg.Store.Get(ctx, id); err != nil {
@@ -430,7 +512,7 @@ func newID() string {
 }
 
 func isGone(err error) bool {
-	return errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrClosed)
+	return errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrClosed) || errors.Is(err, store.ErrLeased)
 }
 
 // voteTemperature makes votes differ where the request is greedy.
@@ -464,6 +546,9 @@ func validate(req *Request, answerTokens int) error {
 		}
 		req.VoteTemperature = &t
 	}
+	if req.Priority == 0 {
+		req.Priority = DefaultPriority
+	}
 	if req.OnDisconnect == "" {
 		req.OnDisconnect = Cancel
 	}
@@ -485,6 +570,7 @@ func validate(req *Request, answerTokens int) error {
 	}
 	return errors.Join(
 		between("votes", req.Votes, 1, maxVotes),
+		between("priority", req.Priority, 1, MaxPriority),
 		between("answer_tokens", req.AnswerTokens, 1, maxAnswerTokens),
 		between("max_tokens", req.MaxTokens, 0, budget.MaxTokens),
 		between("stop", len(req.Stop), 0, maxStops),

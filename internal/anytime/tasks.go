@@ -18,6 +18,7 @@ type task struct {
 	cancel  context.CancelFunc
 	peek    chan peeked // who asked for it; nil: the schedule
 	done    bool
+	beside  spell // thinking while it was taken
 	summary summarize.Summary
 	elapsed float64 // when it was there
 	err     error
@@ -85,6 +86,7 @@ func (ts *tasks) peek(reply chan peeked) { ts.take(ts.run.meter.Used()+1, reply)
 func (ts *tasks) take(at int, reply chan peeked) {
 	r := ts.run
 	ts.forks++
+	r.account.forks++
 	ctx, cancel := context.WithCancel(r.ctx)
 	t := &task{at: at, cancel: cancel, peek: reply}
 	ts.pending = append(ts.pending, t)
@@ -127,9 +129,13 @@ func (ts *tasks) settle(t *task) (cause budget.Cause, settled bool) {
 		}
 		r.usage.CheckpointTokens += t.summary.Tokens
 		r.observe(t.summary)
+		r.account.checkpoints = append(r.account.checkpoints, r.account.cost(t.at, t.summary, t.beside))
 		c := Checkpoint{
 			Tokens: t.at, Answer: t.summary.Answer, Summary: t.summary.Text, Confidence: t.summary.Confidence,
 			ElapsedMS: t.elapsed, CostMS: ms(t.cost()),
+		}
+		if end := t.summary.Ended; r.req.Structured && (end == decode.EndLimit || end == decode.EndContext) {
+			c.Answer = "" // half a JSON text is none
 		}
 		ts.checkpoints = append(ts.checkpoints, c)
 		r.recorder.event(EventCheckpoint, c)

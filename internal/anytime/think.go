@@ -41,6 +41,7 @@ func (r *run) think() error {
 		if err == nil || errors.Is(err, errLate) || errors.Is(err, errCancelled) || r.ctx.Err() != nil || failures == maxReopen {
 			return err
 		}
+		r.account.setbacks.Reopened++
 		r.log.Warn("engine failed in mid-thought, going on from the tokens so far", "tokens", r.thought.tokens, "error", err)
 		_ = r.seq.Close() // it is dead
 		r.tasks.stop()
@@ -79,6 +80,8 @@ func (r *run) decode(left int, late <-chan time.Time) error {
 	auto := budget.NewAuto(r.meter)
 	explicit := r.req.Checkpoints.Every > 0 || len(r.req.Checkpoints.At) > 0
 
+	r.load.decode(r.share, 1)
+	defer r.load.decode(r.share, 0)
 	r.tasks.arm()
 	span := decode.Span{MaxTokens: left, Until: r.family.Close, Sampling: r.req.Sampling}
 	span.Sampling.Grammar, span.Sampling.LogitBias = "", nil
@@ -93,11 +96,17 @@ func (r *run) decode(left int, late <-chan time.Time) error {
 
 	cut := time.NewTimer(time.Hour)
 	defer cut.Stop()
-	aim := func() {
+	// The engine may have nothing to say for long, and meanwhile others come: look again soon, however far off the cut.
+	aim := func() (due bool) {
 		cut.Stop()
-		if at := r.meter.CutAt(time.Now()); !at.IsZero() && r.cause == "" {
-			cut.Reset(time.Until(at))
+		if r.deadline.IsZero() || r.cause != "" {
+			return false
 		}
+		r.load.expect(r.share, r.meter)
+		now := time.Now()
+		left := r.meter.CutAt(now).Sub(now)
+		cut.Reset(min(left, balanceEvery))
+		return left <= 0
 	}
 	aim()
 	for {
@@ -108,11 +117,16 @@ func (r *run) decode(left int, late <-chan time.Time) error {
 			r.show(gate.Flush())
 			return errLate
 		case <-cut.C:
-			r.cut(budget.CauseDeadline)
+			if aim() {
+				r.cut(budget.CauseDeadline)
+			}
 		case c := <-r.commands:
-			if c.peek != nil {
+			switch {
+			case c.explain != nil:
+				c.explain <- r.explanation()
+			case c.peek != nil:
 				r.tasks.peek(c.peek)
-			} else {
+			default:
 				r.cut(c.cut)
 			}
 		case t := <-r.tasks.results:
@@ -128,6 +142,7 @@ func (r *run) decode(left int, late <-chan time.Time) error {
 				r.prefilled(*p)
 				last = time.Time{} // tokens that come with it are not timed
 			}
+			r.account.setback(a.chunk)
 			n := len(a.chunk.Tokens)
 			r.meter.Count(n)
 			if n > 0 {
@@ -136,7 +151,10 @@ func (r *run) decode(left int, late <-chan time.Time) error {
 				}
 				if !last.IsZero() {
 					thinking += a.at.Sub(last)
-					r.model.Pace.ObserveThinking(n, a.at.Sub(last))
+					r.account.thought(n, a.at.Sub(last), r.tasks.pending, r.meter.Used())
+					if r.load.undisturbed(last) {
+						r.model.Pace.ObserveThinking(n, a.at.Sub(last))
+					}
 				}
 				last = a.at
 				r.timings.PerThinkingMS = ms(thinking) / float64(max(1, r.meter.Used()-r.base))
@@ -156,6 +174,9 @@ func (r *run) decode(left int, late <-chan time.Time) error {
 				return nil
 			}
 			r.show(passed)
+			if r.load.exceeded(r.share, r.meter.Used()-r.recalled, a.at) {
+				r.cut(budget.CauseOverload)
+			}
 			r.tasks.arm()
 			if at, ok := auto.Next(a.at, thinking); ok && !explicit && !at.After(a.at) {
 				r.tasks.take(r.meter.Used()+1, nil)
@@ -222,5 +243,9 @@ func (r *run) show(tokens []decode.Token) {
 
 func (r *run) prefilled(p decode.Prefill) {
 	r.usage.CachedTokens = min(max(r.usage.CachedTokens, p.Cached), r.promptTokens)
-	r.model.Pace.ObservePrefill(p.Tokens-p.Cached, p.Took)
+	if r.load.undisturbed(time.Now().Add(-p.Took)) {
+		r.model.Pace.ObservePrefill(p.Tokens-p.Cached, p.Took)
+	}
+	r.load.prefilled(r.share)
+	r.account.prefills = append(r.account.prefills, PrefillCost{p.Tokens, p.Cached, ms(p.Queued), ms(p.Took)})
 }

@@ -15,6 +15,14 @@ type Meter struct {
 	deadline                   time.Time // zero: none
 	pace                       *Pace
 	suffixTokens, answerTokens int
+	company                    Company
+}
+
+// Company is what an answer must share the engine with.
+type Company struct {
+	Answer  float64 // sequences that an answer shares the engine with, itself and its votes included
+	Prefill int     // tokens that are prefilled before it can begin, besides its own suffix: the prompt, others' suffixes
+	Rounds  int     // answers of other runs, one after another, for which it must wait for a place in the batch
 }
 
 // NewMeter opens an account. The server's cap bounds the thinking whatever the budget; negative: none. A deadline counts from
@@ -47,49 +55,30 @@ func (m *Meter) Limit() int { return m.limit }
 // Deadline returns when the finished answer must be with the client; zero: whenever it is.
 func (m *Meter) Deadline() time.Time { return m.deadline }
 
+// Expect says in what company the answer will be taken. Until then it is alone.
+func (m *Meter) Expect(c Company) { m.company = c }
+
+// Reserve returns how long it takes, short of a mishap, from the decision to answer until the client has a whole answer.
+func (m *Meter) Reserve() time.Duration { return m.reserve(pessimism) }
+
+// Soonest is like Reserve, but what one may hope for: a deadline that leaves no more than that can just be met.
+func (m *Meter) Soonest() time.Duration { return m.reserve(pessimism / 2) }
+
+func (m *Meter) reserve(deviations float64) time.Duration {
+	return max(m.pace.reserve(m.suffixTokens, m.answerTokens, m.company, deviations)+delivery, leastReserve)
+}
+
 // CutAt returns the latest moment to cut the thinking so that the token under way, the closing, a whole answer and its delivery
-// still make the deadline; now if that has passed, zero if there is no deadline. It moves as the pace does.
+// still make the deadline; now if that has passed, zero if there is no deadline. It moves as the pace and the company do.
 func (m *Meter) CutAt(now time.Time) time.Time {
 	if m.deadline.IsZero() {
 		return time.Time{}
 	}
-	reserve := m.pace.Thinking(1) + m.pace.Summary(m.suffixTokens, m.answerTokens) + delivery
-	cut := m.deadline.Add(-max(reserve, leastReserve))
+	cut := m.deadline.Add(-m.Reserve())
 	if cut.Before(now) {
 		return now
 	}
 	return cut
-}
-
-// AnswerTokens returns how many tokens of an answer forked off now still make the deadline: all of them until CutAt, then fewer.
-func (m *Meter) AnswerTokens(now time.Time) int {
-	if m.deadline.IsZero() {
-		return m.answerTokens
-	}
-	fixed, token := m.pace.summaryCost(m.suffixTokens)
-	left := float64(m.deadline.Sub(now)-delivery) - fixed
-	return int(min(max(left/token, 0), float64(m.answerTokens)))
-}
-
-// TokensBefore returns how many more thinking tokens are allowed and fit before CutAt, at the worst pace: a limit for the engine's
-// next span. When it is reached and CutAt is not, another span fits.
-func (m *Meter) TokensBefore(now time.Time) int {
-	left := max(0, m.limit-m.used)
-	if m.deadline.IsZero() {
-		return left
-	}
-	return int(min(int64(left), int64(m.CutAt(now).Sub(now)/m.pace.Thinking(1))))
-}
-
-// Cause returns why the thinking must end now, CauseTokens or CauseDeadline; false: it may go on.
-func (m *Meter) Cause(now time.Time) (Cause, bool) {
-	switch {
-	case m.used >= m.limit:
-		return CauseTokens, true
-	case !m.deadline.IsZero() && !m.CutAt(now).After(now):
-		return CauseDeadline, true
-	}
-	return "", false
 }
 
 const (

@@ -33,29 +33,19 @@ func (e *engine) answer(suffix, tokens int) {
 	e.pace.ObserveSummary(tokens, e.takes(tokens, e.summary))
 }
 
-// solve thinks until the meter says to stop, answers, and returns the cause and the tokens there was time for.
-func (e *engine) solve(m *budget.Meter, suffix int) (budget.Cause, int) {
-	for {
-		if cause, stop := m.Cause(e.now); stop {
-			n := m.AnswerTokens(e.now)
-			e.answer(suffix, n)
-			return cause, n
-		}
-		// Spans as the engine gets them; in each, the cut acts at the token under way.
-		for range max(1, m.TokensBefore(e.now)) {
-			e.pace.ObserveThinking(1, e.takes(1, e.thinking))
-			m.Count(1)
-			if _, stop := m.Cause(e.now); stop {
-				break
-			}
-		}
+// solve thinks until it is time to answer, answers, and returns what is left of the deadline.
+func (e *engine) solve(m *budget.Meter, suffix, answer int) time.Duration {
+	for m.CutAt(e.now).After(e.now) {
+		e.pace.ObserveThinking(1, e.takes(1, e.thinking))
 	}
+	e.answer(suffix, answer)
+	return m.Deadline().Sub(e.now)
 }
 
 const delivery = 30 * ms
 
-// Over all engines whose speeds stay within 8 % of their mean, an answer is in time if there is time for one at all, it is whole or
-// nearly so, and not much time is left unused.
+// Over all engines whose speeds stay within 8 % of their mean, a whole answer is in time if there is time for one at all, and not much
+// time is left unused.
 func TestMeterKeepsDeadlines(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
@@ -82,13 +72,9 @@ func TestMeterKeepsDeadlines(t *testing.T) {
 		reserve := e.pace.Thinking(1) + e.pace.Summary(suffix, answer) + delivery
 		deadline := reserve + time.Duration(rapid.Int64Range(0, int64(20*time.Second)).Draw(rt, "thinking time"))
 		m := budget.NewMeter(budget.Budget{Tokens: budget.Unlimited, Deadline: deadline}, e.now, budget.MaxTokens, e.pace, suffix, answer)
-		cause, n := e.solve(m, suffix)
-		left := m.Deadline().Sub(e.now)
-		if cause != budget.CauseDeadline || left < delivery {
-			rt.Fatalf("%s, %v before the deadline, needs %v", cause, left, delivery)
-		}
-		if e.pace.Summary(0, answer)-e.pace.Summary(0, n) > reserve/8 {
-			rt.Fatalf("room for %d tokens of %d", n, answer)
+		left := e.solve(m, suffix, answer)
+		if left < delivery {
+			rt.Fatalf("%v before the deadline, needs %v", left, delivery)
 		}
 		if left > delivery+reserve*6/10+20*ms {
 			rt.Fatalf("%v left of a reserve of %v", left, reserve)
@@ -101,7 +87,7 @@ func TestMeterKeepsDeadlines(t *testing.T) {
 func TestMeterKeepsDeadlinesUnderJitter(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	const runs = 1000
-	late, tokens, worst, unused := 0, 0, time.Duration(0), time.Duration(0)
+	late, worst, unused := 0, time.Duration(0), time.Duration(0)
 	load := 1.0
 	noisy := func(mean time.Duration) func() time.Duration {
 		return func() time.Duration {
@@ -120,15 +106,15 @@ func TestMeterKeepsDeadlinesUnderJitter(t *testing.T) {
 		b := budget.Budget{Tokens: budget.Unlimited, Deadline: 4*time.Second + time.Duration(rng.Int64N(int64(6*time.Second)))}
 		m := budget.NewMeter(b, e.now, budget.MaxTokens, e.pace, 10, 64)
 		load = 1 + 2*rng.Float64()
-		_, n := e.solve(m, 10)
-		tokens += n
-		unused += m.Deadline().Sub(e.now) / runs
-		if over := e.now.Add(delivery).Sub(m.Deadline()); over > 0 {
+		left := e.solve(m, 10, 64)
+		e.pace.ObserveReserve(left >= delivery)
+		unused += max(0, left) / runs
+		if left < delivery {
 			late++
-			worst = max(worst, over)
+			worst = max(worst, delivery-left)
 		}
 	}
-	t.Logf("%d of %d late, at worst by %v; room for %.1f of 64 tokens, %v unused", late, runs, worst, float64(tokens)/runs, unused)
+	t.Logf("%d of %d late, at worst by %v; %v unused", late, runs, worst, unused)
 	if late > runs/100 || unused > 2*time.Second {
 		t.Error("too many late, or too much unused")
 	}
@@ -148,19 +134,13 @@ func TestMeterTokens(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := budget.NewMeter(b, now, c.serverCap, nil, 10, 128)
-		if m.Limit() != c.limit || m.TokensBefore(now) != c.limit || !m.Deadline().IsZero() || !m.CutAt(now).IsZero() || m.AnswerTokens(now) != 128 {
-			t.Errorf("%s of %d: limit %d, span %d, deadline %v, cut %v, answer %d", c.budget, c.serverCap,
-				m.Limit(), m.TokensBefore(now), m.Deadline(), m.CutAt(now), m.AnswerTokens(now))
+		if m.Limit() != c.limit || !m.Deadline().IsZero() || !m.CutAt(now).IsZero() {
+			t.Errorf("%s of %d: limit %d, deadline %v, cut %v", c.budget, c.serverCap, m.Limit(), m.Deadline(), m.CutAt(now))
 		}
-		if c.limit > 0 {
-			m.Count(c.limit - 1)
-			if cause, stop := m.Cause(now); stop || m.TokensBefore(now) != 1 {
-				t.Errorf("%s: a token before its limit: %s, %d left", c.budget, cause, m.TokensBefore(now))
-			}
-			m.Count(1)
-		}
-		if cause, stop := m.Cause(now); !stop || cause != budget.CauseTokens || m.Used() != c.limit || m.TokensBefore(now) != 0 {
-			t.Errorf("%s: spent: %q, %v, used %d, %d left", c.budget, cause, stop, m.Used(), m.TokensBefore(now))
+		m.Count(c.limit)
+		m.Count(-min(1, c.limit))
+		if m.Used() != max(0, c.limit-1) {
+			t.Errorf("%s: used %d", c.budget, m.Used())
 		}
 	}
 }
@@ -175,34 +155,9 @@ func TestMeterDeadline(t *testing.T) {
 	}
 	cut := m.CutAt(arrival)
 	between(t, "reserve", m.Deadline().Sub(cut), 1550*ms, 1650*ms)
-	if n := m.TokensBefore(arrival); n < 150 || n > 250 {
-		t.Errorf("a span of %d tokens in %v", n, cut.Sub(arrival))
-	}
-	m.Count(290)
-	if n := m.TokensBefore(arrival); n != 10 {
-		t.Errorf("a span of %d tokens with 10 left", n)
-	}
-	if cause, stop := m.Cause(cut.Add(-1)); stop {
-		t.Errorf("cut for %s too early", cause)
-	}
-	if cause, stop := m.Cause(cut); !stop || cause != budget.CauseDeadline {
-		t.Errorf("not cut for the deadline: %s, %v", cause, stop)
-	}
-	if n := m.AnswerTokens(cut); n != 100 {
-		t.Errorf("at the cut, room for %d tokens of 100", n)
-	}
 	late := cut.Add(time.Second)
 	if !m.CutAt(late).Equal(late) {
 		t.Errorf("at %v, cut at %v", late, m.CutAt(late))
-	}
-	if n := m.AnswerTokens(late); n < 20 || n > 60 {
-		t.Errorf("a second late, room for %d tokens", n)
-	}
-	if n := m.AnswerTokens(m.Deadline().Add(-10 * ms)); n != 0 {
-		t.Errorf("10 ms before the deadline, room for %d tokens", n)
-	}
-	if n := m.AnswerTokens(m.Deadline().Add(time.Hour)); n != 0 || m.TokensBefore(late) != 0 {
-		t.Errorf("after the deadline, room for %d tokens, %d of thinking", n, m.TokensBefore(late))
 	}
 	// It moves with the pace.
 	for range 5 {
@@ -228,35 +183,30 @@ func TestMeterReserveHasAFloor(t *testing.T) {
 			t.Errorf("deadline %v: cut after %v, want %v", deadline, got, want)
 		}
 	}
-	// Nothing is known, and two seconds are not enough: answer at once, with what fits.
+	// Nothing is known, and two seconds are not enough: answer at once.
 	m := budget.NewMeter(budget.Budget{Tokens: budget.Unlimited, Deadline: 2 * time.Second}, now, 100, budget.NewPace(budget.Snapshot{}), 10, 128)
-	if cause, stop := m.Cause(now); !stop || cause != budget.CauseDeadline {
-		t.Errorf("cold: %s, %v", cause, stop)
-	}
-	if n := m.AnswerTokens(now); n < 5 || n > 20 {
-		t.Errorf("cold: room for %d tokens", n)
+	if !m.CutAt(now).Equal(now) {
+		t.Errorf("cold: cut after %v", m.CutAt(now).Sub(now))
 	}
 }
 
-// AnswerTokens never promises what does not fit, whenever the answer is asked for.
-func TestAnswerTokensFit(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		pace := warm()
-		now := time.Unix(1e9, 0)
-		answer := rapid.IntRange(0, 500).Draw(rt, "answer")
-		left := time.Duration(rapid.Int64Range(int64(-time.Second), int64(10*time.Second)).Draw(rt, "left"))
-		m := budget.NewMeter(budget.Budget{Tokens: budget.Unlimited, Deadline: time.Hour}, now.Add(left-time.Hour), 100, pace, 10, answer)
-		n := m.AnswerTokens(now)
-		if n < 0 || n > answer || n > 0 && pace.Summary(10, n)+delivery > left+1 {
-			rt.Fatalf("%d tokens of %d in %v take %v", n, answer, left, pace.Summary(10, n)+delivery)
-		}
-		if n < answer && pace.Summary(10, n+1)+delivery < left {
-			rt.Fatalf("%d tokens of %d in %v, but one more fits", n, answer, left)
-		}
-		if m.CutAt(now).After(now) && n != answer {
-			rt.Fatalf("before the cut, %d tokens of %d", n, answer)
-		}
-	})
+// What an answer shares the engine with is reserved for.
+func TestMeterExpectsCompany(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	pace := warm()
+	m := budget.NewMeter(budget.Budget{Tokens: budget.Unlimited, Deadline: time.Minute}, now, 100, pace, 10, 100)
+	alone := m.Reserve()
+	for what, c := range map[string]struct {
+		company   budget.Company
+		low, high time.Duration
+	}{
+		"a prompt of 1000 tokens": {budget.Company{Prefill: 1000}, alone + 1050*ms, alone + 1200*ms},
+		"a place to wait for":     {budget.Company{Rounds: 1}, alone + 1500*ms, alone + 1600*ms},
+		"three others, none seen": {budget.Company{Answer: 4}, alone * 18 / 10, alone * 2},
+	} {
+		m.Expect(c.company)
+		between(t, what, m.Reserve(), c.low, c.high)
+	}
 }
 
 func TestAutoCostsAtMostItsShare(t *testing.T) {

@@ -2,12 +2,13 @@ package budget
 
 import (
 	"math"
+	"math/bits"
 	"sync"
 	"time"
 )
 
 // The estimator is that of TCP's retransmission timer (Jacobson 1988; RFC 6298): an exponentially weighted mean and mean deviation,
-// of which mean + 4·deviation is the pessimistic value. It differs in five points.
+// of which mean + 4·deviation is the pessimistic value. It differs in six points.
 //
 //   - The mean has a weight of 1/4, not 1/8: when load comes, estimates must follow within a few observations.
 //   - A short stretch of decoding is mostly jitter (tokens arrive in batches), so stretches are gathered into windows of 16 tokens or
@@ -17,6 +18,8 @@ import (
 //   - The deviation counts as at least 1/16 of the mean, so that a spell of quiet does not eat the margin: it is at least 25 %.
 //   - Load slows thinking and summaries alike, and now the one is observed, now the other. So both feed one estimate of a token, and
 //     a summary's token is a slowly followed multiple of it; the overhead of a summary is taken to grow with the load as well.
+//   - What load will be is known before it is felt: SetLoad tells how many sequences share the engine. Costs are kept as those of a
+//     sequence alone; what each further one adds is learned, see crowding.
 const (
 	meanWeight      = 1.0 / 4
 	deviationWeight = 1.0 / 4
@@ -51,7 +54,7 @@ type Estimate struct {
 	Observations int           `json:"observations"` // 0: a guess
 }
 
-// Snapshot is what a Pace knows.
+// Snapshot is what a Pace knows: costs of a sequence that has the engine to itself.
 type Snapshot struct {
 	Prefill  Estimate `json:"prefill"`  // per token
 	Thinking Estimate `json:"thinking"` // per token
@@ -66,10 +69,14 @@ type Pace struct {
 	prefill  estimator // a token
 	token    estimator // a token of thinking
 	overhead estimator
-	load     float64 // the mean of token that overhead is for; 0 unknown
+	basis    float64 // the mean of token that overhead is for; 0 unknown
 
 	ratio             float64 // of a summary's token to one of thinking
 	thought, answered int     // windows that fed token
+
+	thinkers, answerers       float64 // sequences that share the engine now with a thought, with an answer; at least 1
+	crowd, answers, prefilled crowding
+	margin                    float64 // by which reserves are stretched
 
 	prefilling, thinking, answering window
 }
@@ -82,6 +89,11 @@ func NewPace(prior Snapshot) *Pace {
 		token:    newEstimator(prior.Thinking, coldPace.Thinking),
 		overhead: newEstimator(prior.Overhead, coldPace.Overhead),
 		ratio:    firstRatio,
+		thinkers: 1, answerers: 1,
+		margin: 1,
+		crowd:  crowding{prior: 0.3}, answers: crowding{prior: 0.3}, // a small model on two cores
+		// Steps bring a chunk of prefill each and are longer where others decode, but most of a step is the chunk.
+		prefilled: crowding{prior: 0.1},
 	}
 	p.thought = p.token.observations
 	if prior.Summary.Mean > 0 && prior.Summary.Observations > 0 {
@@ -90,7 +102,7 @@ func NewPace(prior Snapshot) *Pace {
 		p.token.observations += p.answered
 	}
 	if p.token.observations > 0 {
-		p.load = p.token.mean
+		p.basis = p.token.mean
 	}
 	return p
 }
@@ -99,8 +111,8 @@ func NewPace(prior Snapshot) *Pace {
 func (p *Pace) ObservePrefill(tokens int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if cost, full := p.prefilling.add(tokens, took); full {
-		p.prefill.observe(cost)
+	if cost, load, full := p.prefilling.add(tokens, took, p.thinkers); full {
+		p.prefill.observe(p.prefilled.alone(load, cost))
 	}
 }
 
@@ -108,16 +120,17 @@ func (p *Pace) ObservePrefill(tokens int, took time.Duration) {
 func (p *Pace) ObserveThinking(tokens int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	cost, full := p.thinking.add(tokens, took)
+	cost, load, full := p.thinking.add(tokens, took, p.thinkers)
 	if !full {
 		return
 	}
+	cost = p.crowd.alone(load, cost)
 	if p.thought++; p.thought == 1 && p.answered > 0 {
 		// Only summaries were seen, and what thinking costs was guessed from them: now it is known, and they stay as they are.
 		unit := scale(cost, p.token.mean)
 		p.token.mean *= unit
 		p.token.deviation *= unit
-		p.load *= unit
+		p.basis *= unit
 		p.ratio /= unit
 	}
 	p.token.observe(cost)
@@ -127,10 +140,11 @@ func (p *Pace) ObserveThinking(tokens int, took time.Duration) {
 func (p *Pace) ObserveSummary(tokens int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	cost, full := p.answering.add(tokens, took)
+	cost, load, full := p.answering.add(tokens, took, p.answerers)
 	if !full {
 		return
 	}
+	cost = p.answers.alone(load, cost)
 	p.answered++
 	if p.thought > 0 {
 		// The guess that it starts from counts as an observation.
@@ -149,40 +163,107 @@ func (p *Pace) ObserveOverhead(suffixTokens int, took time.Duration) {
 	defer p.mu.Unlock()
 	fixed := float64(took)
 	if p.prefill.observations > 0 {
-		fixed = max(0, fixed-float64(suffixTokens)*p.prefill.mean)
+		fixed = max(0, fixed-float64(suffixTokens)*p.prefill.mean*p.prefilled.factor(p.thinkers))
 	}
-	if p.load == 0 && p.token.observations > 0 {
-		p.load = p.token.mean
+	fixed /= p.answers.factor(p.answerers)
+	if p.basis == 0 && p.token.observations > 0 {
+		p.basis = p.token.mean
 	}
-	p.overhead.observe(fixed / scale(p.token.mean, p.load))
+	p.overhead.observe(fixed / scale(p.token.mean, p.basis))
+}
+
+// SetLoad tells how many sequences a thought, and an answer, shares the engine with from now on, itself included. What was observed is
+// taken to have been so until now.
+func (p *Pace) SetLoad(thought, answer float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.thinkers, p.answerers = max(1, thought), max(1, answer)
+}
+
+// ObserveReserve records whether a deadline's reserve sufficed for a whole answer. Reserves are stretched until all but one in a
+// hundred do (a stochastic approximation of that quantile, in the logarithm; Robbins and Monro 1951).
+func (p *Pace) ObserveReserve(sufficed bool) {
+	const step, misses, most = 0.15, 0.01, 3
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if sufficed {
+		p.margin = max(1, p.margin*math.Exp(-step*misses/(1-misses)))
+	} else {
+		p.margin = min(most, p.margin*math.Exp(step))
+	}
+}
+
+// Measured reports whether thinking and answers were seen, so that what this Pace says is not a guess.
+func (p *Pace) Measured() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.thought > 0 && p.answered > 0 && p.overhead.observations > 0
+}
+
+// Slowdown returns how many times as long as alone a token of thinking takes where so many sequences share the engine.
+func (p *Pace) Slowdown(sequences float64) float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.crowd.factor(sequences)
+}
+
+// Alone returns how long a token of thinking takes on average where nothing else shares the engine.
+func (p *Pace) Alone() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return duration(max(leastCost, p.token.mean))
 }
 
 // Prefill returns how long a prefill of so many tokens takes at worst.
 func (p *Pace) Prefill(tokens int) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return duration(float64(tokens) * p.prefill.worst())
+	return duration(float64(tokens) * p.prefillCost(p.thinkers))
 }
 
 // Thinking returns how long so many tokens of thinking take at worst.
 func (p *Pace) Thinking(tokens int) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return duration(float64(tokens) * p.token.worst())
+	return duration(float64(tokens) * p.token.worst() * p.crowd.factor(p.thinkers))
 }
 
 // Summary returns how long it takes at worst to fork, close the thinking with a suffix of so many tokens, and decode an answer.
 func (p *Pace) Summary(suffixTokens, answerTokens int) time.Duration {
-	fixed, token := p.summaryCost(suffixTokens)
-	return duration(fixed + float64(answerTokens)*token)
-}
-
-// summaryCost returns what a summary costs at worst before its first token, and for each token, in nanoseconds.
-func (p *Pace) summaryCost(suffixTokens int) (fixed, token float64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fixed = p.overhead.worst()*scale(p.token.mean, p.load) + float64(suffixTokens)*p.prefill.worst()
-	return fixed, p.ratio * p.token.worst()
+	return duration(p.summaryCost(p.answerers, suffixTokens, answerTokens))
+}
+
+// reserve returns how long an answer takes from the token of thinking under way to its last one, in the company that it will have: what it
+// takes on average and so many deviations. What it is made of does not go wrong all at once, so deviations add up as squares do.
+func (p *Pace) reserve(suffixTokens, answerTokens int, c Company, deviations float64) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	answers, beside, rounds := p.answers.factor(c.Answer), p.prefilled.factor(c.Answer), float64(1+c.Rounds)
+	mean, variance := 0.0, 0.0
+	for _, part := range []struct {
+		*estimator
+		times float64
+	}{
+		{&p.overhead, rounds * answers * scale(p.token.mean, p.basis)},
+		{&p.prefill, (rounds*float64(suffixTokens) + float64(c.Prefill)) * beside},
+		{&p.token, rounds*answers*float64(answerTokens)*p.ratio + p.crowd.factor(p.thinkers)},
+	} {
+		mean += part.times * max(leastCost, part.mean)
+		variance += math.Pow(part.times*max(part.deviation, leastDeviation*part.mean), 2)
+	}
+	return duration(p.margin * (mean + deviations*math.Sqrt(variance)))
+}
+
+func (p *Pace) prefillCost(sequences float64) float64 {
+	return p.prefill.worst() * p.prefilled.factor(sequences)
+}
+
+func (p *Pace) summaryCost(answerers float64, suffixTokens, answerTokens int) float64 {
+	crowd := p.answers.factor(answerers)
+	return p.overhead.worst()*scale(p.token.mean, p.basis)*crowd + float64(suffixTokens)*p.prefillCost(answerers) +
+		float64(answerTokens)*p.ratio*p.token.worst()*crowd
 }
 
 // Snapshot returns what is known now.
@@ -193,7 +274,7 @@ func (p *Pace) Snapshot() Snapshot {
 		Prefill:  p.prefill.estimate(1, p.prefill.observations),
 		Thinking: p.token.estimate(1, p.thought),
 		Summary:  p.token.estimate(p.ratio, p.answered),
-		Overhead: p.overhead.estimate(scale(p.token.mean, p.load), p.overhead.observations),
+		Overhead: p.overhead.estimate(scale(p.token.mean, p.basis), p.overhead.observations),
 	}
 }
 
@@ -209,21 +290,87 @@ func scale(a, b float64) float64 {
 type window struct {
 	tokens int
 	took   time.Duration
+	shared float64 // sequences that shared the engine, times the time that they did
 }
 
-// add returns the cost of a token, in nanoseconds, once the window is full.
-func (w *window) add(tokens int, took time.Duration) (float64, bool) {
+// add returns the cost of a token, in nanoseconds, once the window is full, and how many sequences shared the engine meanwhile.
+func (w *window) add(tokens int, took time.Duration, sequences float64) (cost, load float64, full bool) {
 	if tokens <= 0 || took < 0 {
-		return 0, false
+		return 0, 0, false
 	}
 	w.tokens += tokens
 	w.took += took
+	w.shared += float64(took) * sequences
 	if w.tokens < windowTokens && w.took < windowTime {
-		return 0, false
+		return 0, 0, false
 	}
-	cost := float64(w.took) / float64(w.tokens)
+	cost, load = float64(w.took)/float64(w.tokens), sequences
+	if w.took > 0 {
+		load = w.shared / float64(w.took)
+	}
 	*w = window{}
-	return cost, true
+	return cost, load, true
+}
+
+// crowding learns what sharing the engine costs: n sequences together are taken to be 1 + slope·(n-1) times as slow each as one
+// alone, slope from 0 (a batch is free) to 1 (as good as one after another). It is the line of least squares through what was seen of
+// loads of different orders of magnitude, each of which counts the same however often it was seen, so that a load that lasts does not
+// wipe out what is known of others. The line is drawn to prior by as much as a spread of half a sequence weighs.
+type crowding struct {
+	prior      float64
+	load, cost [crowdingLoads]float64 // means of 1, 2 to 3, 4 to 7, … sequences
+	seen       [crowdingLoads]int
+}
+
+const (
+	crowdingLoads  = 8
+	crowdingFade   = 1.0 / 32
+	crowdingSpread = 1.0 / 4
+)
+
+// factor is how many times as slow as alone n sequences are.
+func (c *crowding) factor(n float64) float64 { return 1 + c.slope()*max(0, n-1) }
+
+func (c *crowding) slope() float64 {
+	var n, others, cost, variance, covariance float64
+	for i, seen := range c.seen {
+		if seen > 0 {
+			n++
+			others += (c.load[i] - 1 - others) / n
+			cost += (c.cost[i] - cost) / n
+		}
+	}
+	alone := cost / (1 + c.prior*others)
+	if n == 0 || alone <= 0 {
+		return c.prior
+	}
+	for i, seen := range c.seen {
+		if seen > 0 {
+			variance += (c.load[i] - 1 - others) * (c.load[i] - 1 - others) / n
+			covariance += (c.load[i] - 1 - others) * (c.cost[i] - cost) / n
+		}
+	}
+	rise := (covariance + crowdingSpread*c.prior*alone) / (variance + crowdingSpread)
+	if alone = cost - rise*others; alone <= 0 {
+		return 1
+	}
+	return min(max(0, rise/alone), 1)
+}
+
+// alone takes in what a token cost among so many, and returns what it would have cost alone.
+func (c *crowding) alone(load, cost float64) float64 {
+	const outlier = 4
+	load = max(1, load)
+	i := min(bits.Len(uint(load))-1, crowdingLoads-1)
+	c.seen[i]++
+	weight := max(crowdingFade, 1/float64(c.seen[i]))
+	seen := cost
+	if c.seen[i] > 1 {
+		seen = min(seen, max(outlier*c.cost[i], leastOutlier))
+	}
+	c.load[i] += weight * (load - c.load[i])
+	c.cost[i] += weight * (seen - c.cost[i])
+	return cost / c.factor(load)
 }
 
 // estimator follows one cost, in nanoseconds.

@@ -205,11 +205,60 @@ func TestPaceConcurrently(t *testing.T) {
 				p.ObserveOverhead(10, 30*ms)
 				p.Prefill(5)
 				m.CutAt(deadline)
-				m.AnswerTokens(deadline)
+				m.Reserve()
 				p.Snapshot()
 			}
 		})
 	}
 	wg.Wait()
 	between(t, "thinking", p.Thinking(100), 1230*ms, 1300*ms)
+}
+
+// An engine whose steps cost 4 ms and 2 ms for each sequence: what was seen of 1 and 4 sequences tells what 16 will cost.
+func TestPaceKnowsWhatLoadWillBe(t *testing.T) {
+	step := func(n int) time.Duration { return 4*ms + time.Duration(n)*2*ms }
+	p := budget.NewPace(budget.Snapshot{})
+	run := func(n, windows int) {
+		p.SetLoad(float64(n), float64(n))
+		for range windows {
+			p.ObserveThinking(16, 16*step(n))
+			p.ObserveSummary(16, 16*step(n))
+			p.ObserveOverhead(0, 2*step(n))
+			p.ObservePrefill(100, 100*ms)
+		}
+	}
+	for range 8 {
+		run(1, 20)
+		run(4, 20)
+	}
+	p.SetLoad(16, 16)
+	between(t, "a token among 16", p.Thinking(1), step(16), 2*step(16))
+	between(t, "a summary among 16", p.Summary(0, 10), 12*step(16), 24*step(16))
+	between(t, "prefill, which took no notice of others", p.Prefill(100), 100*ms, 160*ms)
+	if s := p.Slowdown(16); s < 5 || s > 7 {
+		t.Errorf("16 together are %v times as slow, want 6", s)
+	}
+	p.SetLoad(1, 1)
+	between(t, "a token alone", p.Thinking(1), step(1), 2*step(1))
+	between(t, "a token alone on average", p.Alone(), step(1)*9/10, step(1)*11/10)
+}
+
+// Reserves are stretched while answers miss their deadlines, and slowly relaxed.
+func TestPaceLearnsItsMargin(t *testing.T) {
+	p := warm()
+	m := budget.NewMeter(budget.Budget{Tokens: budget.Unlimited, Deadline: time.Minute}, time.Now(), 100, p, 10, 100)
+	before := m.Reserve()
+	for range 5 {
+		p.ObserveReserve(false)
+	}
+	stretched := m.Reserve()
+	between(t, "after five misses", stretched, before*19/10, before*22/10)
+	for range 100 {
+		p.ObserveReserve(true)
+	}
+	between(t, "after a hundred answers in time", m.Reserve(), before*16/10, stretched*19/20)
+	for range 1000 {
+		p.ObserveReserve(true)
+	}
+	between(t, "in the end", m.Reserve(), before, before)
 }
