@@ -9,6 +9,60 @@ import (
 	"time"
 )
 
+// Defines values for AdapterState.
+const (
+	AdapterBroken    AdapterState = "broken"
+	AdapterFailed    AdapterState = "failed"
+	AdapterIdle      AdapterState = "idle"
+	AdapterLoaded    AdapterState = "loaded"
+	AdapterMeasuring AdapterState = "measuring"
+	AdapterRefused   AdapterState = "refused"
+)
+
+// Valid indicates whether the value is a known member of the AdapterState enum.
+func (e AdapterState) Valid() bool {
+	switch e {
+	case AdapterBroken:
+		return true
+	case AdapterFailed:
+		return true
+	case AdapterIdle:
+		return true
+	case AdapterLoaded:
+		return true
+	case AdapterMeasuring:
+		return true
+	case AdapterRefused:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for AdapterTrialState.
+const (
+	TrialFailed    AdapterTrialState = "failed"
+	TrialMeasuring AdapterTrialState = "measuring"
+	TrialPassed    AdapterTrialState = "passed"
+	TrialRefused   AdapterTrialState = "refused"
+)
+
+// Valid indicates whether the value is a known member of the AdapterTrialState enum.
+func (e AdapterTrialState) Valid() bool {
+	switch e {
+	case TrialFailed:
+		return true
+	case TrialMeasuring:
+		return true
+	case TrialPassed:
+		return true
+	case TrialRefused:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for BudgetFieldsThinkingType.
 const (
 	BudgetFieldsThinkingTypeAdaptive BudgetFieldsThinkingType = "adaptive"
@@ -122,16 +176,16 @@ func (e ChatCompletionChunkObject) Valid() bool {
 
 // Defines values for ChatCompletionRequestFunctionCall.
 const (
-	ChatCompletionRequestFunctionCallAuto ChatCompletionRequestFunctionCall = "auto"
-	ChatCompletionRequestFunctionCallNone ChatCompletionRequestFunctionCall = "none"
+	Auto ChatCompletionRequestFunctionCall = "auto"
+	None ChatCompletionRequestFunctionCall = "none"
 )
 
 // Valid indicates whether the value is a known member of the ChatCompletionRequestFunctionCall enum.
 func (e ChatCompletionRequestFunctionCall) Valid() bool {
 	switch e {
-	case ChatCompletionRequestFunctionCallAuto:
+	case Auto:
 		return true
-	case ChatCompletionRequestFunctionCallNone:
+	case None:
 		return true
 	default:
 		return false
@@ -153,21 +207,6 @@ func (e ChatCompletionRequestModalities) Valid() bool {
 	}
 }
 
-// Defines values for ChatCompletionRequestResponseFormatType.
-const (
-	ChatCompletionRequestResponseFormatTypeText ChatCompletionRequestResponseFormatType = "text"
-)
-
-// Valid indicates whether the value is a known member of the ChatCompletionRequestResponseFormatType enum.
-func (e ChatCompletionRequestResponseFormatType) Valid() bool {
-	switch e {
-	case ChatCompletionRequestResponseFormatTypeText:
-		return true
-	default:
-		return false
-	}
-}
-
 // Defines values for ChatCompletionRequestThinkingType.
 const (
 	ChatCompletionRequestThinkingTypeAdaptive ChatCompletionRequestThinkingType = "adaptive"
@@ -183,24 +222,6 @@ func (e ChatCompletionRequestThinkingType) Valid() bool {
 	case ChatCompletionRequestThinkingTypeDisabled:
 		return true
 	case ChatCompletionRequestThinkingTypeEnabled:
-		return true
-	default:
-		return false
-	}
-}
-
-// Defines values for ChatCompletionRequestToolChoice.
-const (
-	ChatCompletionRequestToolChoiceAuto ChatCompletionRequestToolChoice = "auto"
-	ChatCompletionRequestToolChoiceNone ChatCompletionRequestToolChoice = "none"
-)
-
-// Valid indicates whether the value is a known member of the ChatCompletionRequestToolChoice enum.
-func (e ChatCompletionRequestToolChoice) Valid() bool {
-	switch e {
-	case ChatCompletionRequestToolChoiceAuto:
-		return true
-	case ChatCompletionRequestToolChoiceNone:
 		return true
 	default:
 		return false
@@ -320,8 +341,9 @@ func (e ControlRequestAction) Valid() bool {
 
 // Defines values for FinishReason.
 const (
-	FinishReasonLength FinishReason = "length"
-	FinishReasonStop   FinishReason = "stop"
+	FinishReasonLength    FinishReason = "length"
+	FinishReasonStop      FinishReason = "stop"
+	FinishReasonToolCalls FinishReason = "tool_calls"
 )
 
 // Valid indicates whether the value is a known member of the FinishReason enum.
@@ -330,6 +352,8 @@ func (e FinishReason) Valid() bool {
 	case FinishReasonLength:
 		return true
 	case FinishReasonStop:
+		return true
+	case FinishReasonToolCalls:
 		return true
 	default:
 		return false
@@ -432,6 +456,27 @@ func (e OnDisconnect) Valid() bool {
 	}
 }
 
+// Defines values for ResponseFormatType.
+const (
+	ResponseFormatTypeJsonObject ResponseFormatType = "json_object"
+	ResponseFormatTypeJsonSchema ResponseFormatType = "json_schema"
+	ResponseFormatTypeText       ResponseFormatType = "text"
+)
+
+// Valid indicates whether the value is a known member of the ResponseFormatType enum.
+func (e ResponseFormatType) Valid() bool {
+	switch e {
+	case ResponseFormatTypeJsonObject:
+		return true
+	case ResponseFormatTypeJsonSchema:
+		return true
+	case ResponseFormatTypeText:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RunState.
 const (
 	Failed   RunState = "failed"
@@ -453,20 +498,167 @@ func (e RunState) Valid() bool {
 	}
 }
 
-// Defines values for ToolCallType.
+// Defines values for ToolType.
 const (
-	Function ToolCallType = "function"
+	ToolTypeFunction ToolType = "function"
 )
 
-// Valid indicates whether the value is a known member of the ToolCallType enum.
-func (e ToolCallType) Valid() bool {
+// Valid indicates whether the value is a known member of the ToolType enum.
+func (e ToolType) Valid() bool {
 	switch e {
-	case Function:
+	case ToolTypeFunction:
 		return true
 	default:
 		return false
 	}
 }
+
+// Defines values for ToolCallType.
+const (
+	ToolCallTypeFunction ToolCallType = "function"
+)
+
+// Valid indicates whether the value is a known member of the ToolCallType enum.
+func (e ToolCallType) Valid() bool {
+	switch e {
+	case ToolCallTypeFunction:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ToolCallDeltaType.
+const (
+	ToolCallDeltaTypeFunction ToolCallDeltaType = "function"
+)
+
+// Valid indicates whether the value is a known member of the ToolCallDeltaType enum.
+func (e ToolCallDeltaType) Valid() bool {
+	switch e {
+	case ToolCallDeltaTypeFunction:
+		return true
+	default:
+		return false
+	}
+}
+
+// Adapter defines model for Adapter.
+type Adapter struct {
+	Bytes *int64 `json:"bytes,omitempty"`
+
+	// Configured From the server's configuration: neither replaced nor unloaded here.
+	Configured bool `json:"configured"`
+
+	// Curve Its accuracy over the thinking budget, where it is known.
+	Curve *[]CurvePoint `json:"curve,omitempty"`
+
+	// Default The model's name alone stands for it.
+	Default bool `json:"default"`
+
+	// File That it was loaded from.
+	File *string `json:"file,omitempty"`
+
+	// Id By which requests name it: `model:name`.
+	Id       string     `json:"id"`
+	LoadedAt *time.Time `json:"loaded_at,omitempty"`
+
+	// Model That it is for.
+	Model string `json:"model"`
+	Name  string `json:"name"`
+
+	// Reason Why it is broken.
+	Reason *string `json:"reason,omitempty"`
+
+	// Sha256 Of that file.
+	Sha256 *string `json:"sha256,omitempty"`
+
+	// State `loaded` is in memory; `idle` is loaded with its model when that is asked for; `broken` could not be loaded again. Where nothing has the name yet, how its trial stands.
+	State AdapterState `json:"state"`
+
+	// Trial An adapter of this name being measured before it becomes a default, or what came of that.
+	Trial *AdapterTrial `json:"trial,omitempty"`
+}
+
+// AdapterState `loaded` is in memory; `idle` is loaded with its model when that is asked for; `broken` could not be loaded again. Where nothing has the name yet, how its trial stands.
+type AdapterState string
+
+// AdapterFile defines model for AdapterFile.
+type AdapterFile struct {
+	Bytes int64 `json:"bytes"`
+
+	// File What to load.
+	File string `json:"file"`
+}
+
+// AdapterGate How it is measured, where that is not as the server is set.
+type AdapterGate struct {
+	// Budgets Thinking tokens, ascending.
+	Budgets *[]int `json:"budgets,omitempty"`
+
+	// Margin By how much the accuracy may fall at any budget.
+	Margin *float64 `json:"margin,omitempty"`
+
+	// Problems Each an object of `id`, `problem` and `answers`, or of `id`, `problem`, `numbers` and `target`.
+	Problems *[]map[string]interface{} `json:"problems,omitempty"`
+}
+
+// AdapterList defines model for AdapterList.
+type AdapterList struct {
+	Adapters []Adapter `json:"adapters"`
+}
+
+// AdapterRequest defines model for AdapterRequest.
+type AdapterRequest struct {
+	// Default Make it the model's default (default false).
+	Default *bool `json:"default,omitempty"`
+
+	// File A .gguf file in the adapter folder, or `sha256:…` of an uploaded one. Absent: the adapter that has the name.
+	File *string `json:"file,omitempty"`
+
+	// Gate How it is measured, where that is not as the server is set.
+	Gate *AdapterGate `json:"gate,omitempty"`
+
+	// Model The model's id; absent or `default` the default model.
+	Model *string `json:"model,omitempty"`
+
+	// Name Of letters, digits, `.`, `_` and `-`. `bare` is the model without an adapter.
+	Name string `json:"name"`
+
+	// Sha256 Refuses another file than this.
+	Sha256 *string `json:"sha256,omitempty"`
+}
+
+// AdapterTrial An adapter of this name being measured before it becomes a default, or what came of that.
+type AdapterTrial struct {
+	// Adapter The accuracy with the adapter.
+	Adapter *[]CurvePoint `json:"adapter,omitempty"`
+
+	// Base The bare model's accuracy.
+	Base  *[]CurvePoint `json:"base,omitempty"`
+	Began time.Time     `json:"began"`
+
+	// Done Thoughts so far.
+	Done int `json:"done"`
+
+	// Margin By which its accuracy may fall below the bare model's.
+	Margin float64 `json:"margin"`
+
+	// Of Thoughts in all.
+	Of int `json:"of"`
+
+	// Reason Why it was refused, or could not be measured.
+	Reason *string `json:"reason,omitempty"`
+
+	// Sha256 Of its file.
+	Sha256 string `json:"sha256"`
+
+	// State `refused` by what was found, `failed` without being measured: in both cases nothing has changed.
+	State AdapterTrialState `json:"state"`
+}
+
+// AdapterTrialState `refused` by what was found, `failed` without being measured: in both cases nothing has changed.
+type AdapterTrialState string
 
 // Budget How long to think: `512` thinking tokens; `2s`, `750ms`, `1m30s` a deadline for the whole answer, from the request's arrival; `512,2s`
 // both; `0` answer now; `max` (the default) the server's cap. A number is thinking tokens, -1 as `max`.
@@ -499,6 +691,10 @@ type BudgetFields struct {
 		// MaxThinkingTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 		MaxThinkingTokens *ThinkingTokens `json:"max_thinking_tokens,omitempty"`
 	} `json:"nvext,omitempty"`
+
+	// Priority What the thinking is worth when there is too little time for all, and thoughts are shortened. At most the key's, which is also
+	// the default; 5 without keys.
+	Priority  *Priority `json:"priority,omitempty"`
 	Reasoning *struct {
 		// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
 		Effort *Effort `json:"effort,omitempty"`
@@ -590,7 +786,8 @@ type Cause string
 
 // ChatAnswer defines model for ChatAnswer.
 type ChatAnswer struct {
-	Content string `json:"content"`
+	// Content Null where there are only calls.
+	Content *string `json:"content"`
 
 	// Reasoning The same under its other name.
 	Reasoning *string `json:"reasoning,omitempty"`
@@ -598,6 +795,7 @@ type ChatAnswer struct {
 	// ReasoningContent The thinking.
 	ReasoningContent *string        `json:"reasoning_content,omitempty"`
 	Role             ChatAnswerRole `json:"role"`
+	ToolCalls        *[]ToolCall    `json:"tool_calls,omitempty"`
 }
 
 // ChatAnswerRole defines model for ChatAnswer.Role.
@@ -619,7 +817,7 @@ type ChatChunkChoice struct {
 	Budget *BudgetReport `json:"budget,omitempty"`
 	Delta  ChatDelta     `json:"delta"`
 
-	// FinishReason `stop` or `length` in the choice's last chunk.
+	// FinishReason `stop`, `length` or `tool_calls` in the choice's last chunk.
 	FinishReason *string       `json:"finish_reason"`
 	Index        int           `json:"index"`
 	Logprobs     *ChatLogprobs `json:"logprobs,omitempty"`
@@ -725,12 +923,16 @@ type ChatCompletionRequest struct {
 		MaxThinkingTokens *ThinkingTokens `json:"max_thinking_tokens,omitempty"`
 	} `json:"nvext,omitempty"`
 
-	// ParallelToolCalls Accepted; has no effect.
-	ParallelToolCalls interface{} `json:"parallel_tool_calls,omitempty"`
+	// ParallelToolCalls Whether an answer may call several times (default true).
+	ParallelToolCalls *bool `json:"parallel_tool_calls,omitempty"`
 
 	// Prediction Accepted; has no effect.
 	Prediction      interface{} `json:"prediction,omitempty"`
 	PresencePenalty *float32    `json:"presence_penalty,omitempty"`
+
+	// Priority What the thinking is worth when there is too little time for all, and thoughts are shortened. At most the key's, which is also
+	// the default; 5 without keys.
+	Priority *Priority `json:"priority,omitempty"`
 
 	// PromptCacheKey Accepted; prompts are cached anyway.
 	PromptCacheKey interface{} `json:"prompt_cache_key,omitempty"`
@@ -767,9 +969,10 @@ type ChatCompletionRequest struct {
 	ReasoningEffort   *Effort  `json:"reasoning_effort,omitempty"`
 	RepeatPenalty     *float32 `json:"repeat_penalty,omitempty"`
 	RepetitionPenalty *float32 `json:"repetition_penalty,omitempty"`
-	ResponseFormat    *struct {
-		Type ChatCompletionRequestResponseFormatType `json:"type"`
-	} `json:"response_format,omitempty"`
+
+	// ResponseFormat `json_schema` makes the answer, not the thinking, a JSON text that keeps to the schema, after a forced cut too; strict or not. What a grammar
+	// of bounded size cannot enforce is refused by name. `json_object` makes it any JSON object.
+	ResponseFormat *ResponseFormat `json:"response_format,omitempty"`
 
 	// ReturnProgress Accepted; has no effect.
 	ReturnProgress interface{} `json:"return_progress,omitempty"`
@@ -820,9 +1023,13 @@ type ChatCompletionRequest struct {
 	ThinkingTokenBudget *ThinkingTokens `json:"thinking_token_budget,omitempty"`
 
 	// TimingsPerToken Accepted; has no effect.
-	TimingsPerToken interface{}                      `json:"timings_per_token,omitempty"`
-	ToolChoice      *ChatCompletionRequestToolChoice `json:"tool_choice,omitempty"`
-	Tools           *[]interface{}                   `json:"tools,omitempty"`
+	TimingsPerToken interface{} `json:"timings_per_token,omitempty"`
+
+	// ToolChoice `auto` (default) lets the model choose, `none` forbids calls, `required` wants at least one, `{"type": "function", "function": {"name": …}}` that one.
+	ToolChoice *ToolChoice `json:"tool_choice,omitempty"`
+
+	// Tools What the answer may call. Calls come back as `tool_calls`, after a forced cut too, and their arguments keep to the schema.
+	Tools *[]Tool `json:"tools,omitempty"`
 
 	// TopK The likeliest tokens; 0 and -1 are off.
 	TopK *TopK `json:"top_k,omitempty"`
@@ -861,14 +1068,8 @@ type ChatCompletionRequestFunctionCall string
 // ChatCompletionRequestModalities defines model for ChatCompletionRequest.Modalities.
 type ChatCompletionRequestModalities string
 
-// ChatCompletionRequestResponseFormatType defines model for ChatCompletionRequest.ResponseFormat.Type.
-type ChatCompletionRequestResponseFormatType string
-
 // ChatCompletionRequestThinkingType `disabled` answers at once.
 type ChatCompletionRequestThinkingType string
-
-// ChatCompletionRequestToolChoice defines model for ChatCompletionRequest.ToolChoice.
-type ChatCompletionRequestToolChoice string
 
 // ChatCompletionRequestVerbosity defines model for ChatCompletionRequest.Verbosity.
 type ChatCompletionRequestVerbosity string
@@ -880,8 +1081,9 @@ type ChatDelta struct {
 	ReasoningContent *string `json:"reasoning_content,omitempty"`
 
 	// Reset The content so far is void, this one replaces it: reasoning had leaked into it, or the answer in time was an earlier one.
-	Reset *bool          `json:"reset,omitempty"`
-	Role  *ChatDeltaRole `json:"role,omitempty"`
+	Reset     *bool            `json:"reset,omitempty"`
+	Role      *ChatDeltaRole   `json:"role,omitempty"`
+	ToolCalls *[]ToolCallDelta `json:"tool_calls,omitempty"`
 }
 
 // ChatDeltaRole defines model for ChatDelta.Role.
@@ -1011,6 +1213,10 @@ type CompletionRequest struct {
 		MaxThinkingTokens *ThinkingTokens `json:"max_thinking_tokens,omitempty"`
 	} `json:"nvext,omitempty"`
 	PresencePenalty *float32 `json:"presence_penalty,omitempty"`
+
+	// Priority What the thinking is worth when there is too little time for all, and thoughts are shortened. At most the key's, which is also
+	// the default; 5 without keys.
+	Priority *Priority `json:"priority,omitempty"`
 
 	// Prompt Text, or a list of texts, each of which is completed.
 	Prompt StringList `json:"prompt"`
@@ -1176,6 +1382,22 @@ type ControlRequest struct {
 // ControlRequestAction defines model for ControlRequest.Action.
 type ControlRequestAction string
 
+// CurvePoint defines model for CurvePoint.
+type CurvePoint struct {
+	// Accuracy Share of right answers.
+	Accuracy float64 `json:"accuracy"`
+
+	// Budget Thinking tokens that were allowed.
+	Budget int     `json:"budget"`
+	High   float64 `json:"high"`
+
+	// Low Of its 95 % interval.
+	Low float64 `json:"low"`
+
+	// Tokens That were used on average.
+	Tokens float64 `json:"tokens"`
+}
+
 // Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
 type Effort = string
 
@@ -1198,6 +1420,9 @@ type ErrorBody struct {
 	// RequestId As in `X-Request-Id`.
 	RequestId *string `json:"request_id,omitempty"`
 
+	// ShortestDeadlineMs Of `deadline_too_short`: the shortest deadline that could be met at the moment; absent where that is not known.
+	ShortestDeadlineMs *int `json:"shortest_deadline_ms,omitempty"`
+
 	// Type `invalid_request_error`, `authentication_error`, `permission_error`, `not_found_error`, `conflict_error`, `rate_limit_error`, `server_error` or `unavailable_error`.
 	Type string `json:"type"`
 }
@@ -1205,8 +1430,109 @@ type ErrorBody struct {
 // EventStream Server-sent events. Lines that begin with a colon are comments that keep the connection open.
 type EventStream = string
 
+// Explanation Where a run's time went, and why it was cut where it was; of an extended run, its last stretch. Only where it was asked for.
+type Explanation struct {
+	// Answers What each vote of the final answer cost, those thrown away too.
+	Answers *[]ForkCost `json:"answers"`
+
+	// Checkpoints What each answer on the way cost.
+	Checkpoints *[]ForkCost `json:"checkpoints"`
+
+	// ClosedAgain How often the answer was thrown away and the thinking closed more firmly, because reasoning had leaked into it or it was empty.
+	ClosedAgain int `json:"closed_again"`
+
+	// Cut When and why the thinking ended; absent while it goes on.
+	Cut *struct {
+		// AtMs Since the request arrived.
+		AtMs float32 `json:"at_ms"`
+
+		// Cause Why the thinking ended.
+		Cause  Cause  `json:"cause"`
+		Tokens int    `json:"tokens"`
+		Why    string `json:"why"`
+	} `json:"cut,omitempty"`
+
+	// Forks Forks that were asked for.
+	Forks int `json:"forks"`
+
+	// Limit Thinking tokens allowed.
+	Limit int `json:"limit"`
+
+	// OpenedMs From the request's arrival until its prompt was handed to the engine: admission, loading the model.
+	OpenedMs float32 `json:"opened_ms"`
+
+	// Pace How fast the thinking is, once begun.
+	Pace struct {
+		// DeviationMs Standard deviation of the time for a token.
+		DeviationMs float32 `json:"deviation_ms"`
+		PerTokenMs  float32 `json:"per_token_ms"`
+
+		// Tokens That were timed.
+		Tokens int `json:"tokens"`
+
+		// TokensPerSecond 0 not known yet.
+		TokensPerSecond float32 `json:"tokens_per_second"`
+	} `json:"pace"`
+
+	// Prefills Of the prompt, and, each time the thought had to be opened again, of prompt and thinking.
+	Prefills *[]struct {
+		// Cached Of these, taken from a cache.
+		Cached int     `json:"cached"`
+		Ms     float32 `json:"ms"`
+
+		// QueueMs Waited in the engine before.
+		QueueMs float32 `json:"queue_ms"`
+		Tokens  int     `json:"tokens"`
+	} `json:"prefills"`
+
+	// ReserveMs What is, or was when it was cut, kept for the answer before the deadline; 0 without one.
+	ReserveMs float32 `json:"reserve_ms"`
+
+	// Setbacks What the run suffered without showing it.
+	Setbacks struct {
+		// Preempted The thought's cache was needed by others, and made again.
+		Preempted int `json:"preempted"`
+
+		// Reopened The engine gave the thought up, and it was opened again from its tokens.
+		Reopened int `json:"reopened"`
+
+		// Restarts The engine was replaced under the thought.
+		Restarts int `json:"restarts"`
+
+		// Resumed The server was restarted.
+		Resumed bool `json:"resumed"`
+	} `json:"setbacks"`
+}
+
 // FinishReason defines model for FinishReason.
 type FinishReason string
+
+// ForkCost defines model for ForkCost.
+type ForkCost struct {
+	AnswerTokens int `json:"answer_tokens"`
+
+	// ClosingTokens Forced, to close the thinking.
+	ClosingTokens int `json:"closing_tokens"`
+
+	// Ms From then to the whole answer.
+	Ms float32 `json:"ms"`
+
+	// QueueMs Waited for its turn.
+	QueueMs float32 `json:"queue_ms"`
+
+	// Slowed How much longer a token of the thinking took meanwhile, as a share; absent where that cannot be said.
+	Slowed *float32 `json:"slowed,omitempty"`
+
+	// Tokens Thinking tokens that it was taken from.
+	Tokens int `json:"tokens"`
+}
+
+// FunctionCall defines model for FunctionCall.
+type FunctionCall struct {
+	// Arguments A JSON object, as text.
+	Arguments string `json:"arguments"`
+	Name      string `json:"name"`
+}
 
 // Grammar A GBNF grammar with a rule `root` that the answer follows.
 type Grammar = string
@@ -1266,13 +1592,22 @@ type Model struct {
 	// Adapters Names of its loaded adapters.
 	Adapters []string `json:"adapters"`
 
+	// Capabilities What its engine can do, while it is loaded: token_ids, log_probs, grammar, logit_bias, seed, forks, adapters.
+	Capabilities *[]string `json:"capabilities,omitempty"`
+
 	// ContextTokens Longest prompt and output together.
 	ContextTokens *int  `json:"context_tokens,omitempty"`
 	Created       int64 `json:"created"`
 
 	// Default Used where a request names no model.
-	Default bool   `json:"default"`
-	Id      string `json:"id"`
+	Default bool `json:"default"`
+
+	// DefaultAdapter The one that the model's name alone stands for; `model:bare` is the model without one.
+	DefaultAdapter *string `json:"default_adapter,omitempty"`
+
+	// Engine What decodes it: llama.cpp, which is embedded, ollama, openai, or several of them.
+	Engine *string `json:"engine,omitempty"`
+	Id     string  `json:"id"`
 
 	// Loaded In memory; others are loaded when asked for.
 	Loaded bool `json:"loaded"`
@@ -1304,6 +1639,29 @@ type ModelName = string
 // OnDisconnect If the client leaves: `cancel` (default) frees the engine at once, the thought so far is kept; `answer` forces the answer and stores it; `continue` thinks on.
 type OnDisconnect string
 
+// Priority What the thinking is worth when there is too little time for all, and thoughts are shortened. At most the key's, which is also
+// the default; 5 without keys.
+type Priority = int
+
+// ResponseFormat `json_schema` makes the answer, not the thinking, a JSON text that keeps to the schema, after a forced cut too; strict or not. What a grammar
+// of bounded size cannot enforce is refused by name. `json_object` makes it any JSON object.
+type ResponseFormat struct {
+	JsonSchema *struct {
+		Description *string `json:"description,omitempty"`
+		Name        *string `json:"name,omitempty"`
+
+		// Schema A JSON Schema.
+		Schema map[string]interface{} `json:"schema"`
+
+		// Strict Accepted; the schema is kept to in any case.
+		Strict *bool `json:"strict,omitempty"`
+	} `json:"json_schema,omitempty"`
+	Type ResponseFormatType `json:"type"`
+}
+
+// ResponseFormatType defines model for ResponseFormat.Type.
+type ResponseFormatType string
+
 // RunList defines model for RunList.
 type RunList struct {
 	Runs []RunSummary `json:"runs"`
@@ -1325,14 +1683,20 @@ type RunStatus struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 	} `json:"error,omitempty"`
-	Id string `json:"id"`
+
+	// Explanation Where a run's time went, and why it was cut where it was; of an extended run, its last stretch. Only where it was asked for.
+	Explanation *Explanation `json:"explanation,omitempty"`
+	Id          string       `json:"id"`
 
 	// LastEvent Offset of the last event.
-	LastEvent int64    `json:"last_event"`
-	Model     string   `json:"model"`
-	State     RunState `json:"state"`
-	Stop      *Stop    `json:"stop,omitempty"`
-	Summary   *string  `json:"summary,omitempty"`
+	LastEvent int64  `json:"last_event"`
+	Model     string `json:"model"`
+
+	// Problem What was asked last.
+	Problem string   `json:"problem"`
+	State   RunState `json:"state"`
+	Stop    *Stop    `json:"stop,omitempty"`
+	Summary *string  `json:"summary,omitempty"`
 
 	// Thinking Only where it was asked for.
 	Thinking *string `json:"thinking,omitempty"`
@@ -1347,9 +1711,14 @@ type RunStatus struct {
 
 // RunSummary defines model for RunSummary.
 type RunSummary struct {
+	// Answer Of a finished run.
+	Answer  *string   `json:"answer,omitempty"`
 	Created time.Time `json:"created"`
 	Id      string    `json:"id"`
 	Model   string    `json:"model"`
+
+	// Problem What was asked last.
+	Problem string    `json:"problem"`
 	State   RunState  `json:"state"`
 	Updated time.Time `json:"updated"`
 }
@@ -1502,6 +1871,10 @@ type SolveRequest struct {
 	// OnDisconnect If the client leaves: `cancel` (default) frees the engine at once, the thought so far is kept; `answer` forces the answer and stores it; `continue` thinks on.
 	OnDisconnect *OnDisconnect `json:"on_disconnect,omitempty"`
 
+	// Priority What the thinking is worth when there is too little time for all, and thoughts are shortened. At most the key's, which is also
+	// the default; 5 without keys.
+	Priority *Priority `json:"priority,omitempty"`
+
 	// Problem The question, as a user's message.
 	Problem *string `json:"problem,omitempty"`
 
@@ -1606,19 +1979,50 @@ type TokenLogprob struct {
 	TopLogprobs []TopLogprob `json:"top_logprobs"`
 }
 
+// Tool defines model for Tool.
+type Tool struct {
+	Function struct {
+		Description *string `json:"description,omitempty"`
+		Name        string  `json:"name"`
+
+		// Parameters A JSON Schema of an object. Absent: any object.
+		Parameters *map[string]interface{} `json:"parameters,omitempty"`
+
+		// Strict Accepted; the schema is kept to in any case.
+		Strict *bool `json:"strict,omitempty"`
+	} `json:"function"`
+	Type ToolType `json:"type"`
+}
+
+// ToolType defines model for Tool.Type.
+type ToolType string
+
 // ToolCall defines model for ToolCall.
 type ToolCall struct {
-	Function struct {
-		// Arguments A JSON object, as text.
-		Arguments string `json:"arguments"`
-		Name      string `json:"name"`
-	} `json:"function"`
-	Id   *string       `json:"id,omitempty"`
-	Type *ToolCallType `json:"type,omitempty"`
+	Function FunctionCall  `json:"function"`
+	Id       *string       `json:"id,omitempty"`
+	Type     *ToolCallType `json:"type,omitempty"`
 }
 
 // ToolCallType defines model for ToolCall.Type.
 type ToolCallType string
+
+// ToolCallDelta The first of a call has its id and name; all have a piece of the arguments.
+type ToolCallDelta struct {
+	Function struct {
+		Arguments string  `json:"arguments"`
+		Name      *string `json:"name,omitempty"`
+	} `json:"function"`
+	Id    *string            `json:"id,omitempty"`
+	Index int                `json:"index"`
+	Type  *ToolCallDeltaType `json:"type,omitempty"`
+}
+
+// ToolCallDeltaType defines model for ToolCallDelta.Type.
+type ToolCallDeltaType string
+
+// ToolChoice `auto` (default) lets the model choose, `none` forbids calls, `required` wants at least one, `{"type": "function", "function": {"name": …}}` that one.
+type ToolChoice = ToolChoiceValue
 
 // TopK The likeliest tokens; 0 and -1 are off.
 type TopK = int
@@ -1686,6 +2090,9 @@ type SolveParams struct {
 	// Votes Answers sampled at the end, of which the majority counts.
 	Votes *int `form:"votes,omitempty" json:"votes,omitempty"`
 
+	// Priority What the thinking is worth when there is too little time for all.
+	Priority *int `form:"priority,omitempty" json:"priority,omitempty"`
+
 	// Thinking Include the thinking's text in the reply.
 	Thinking *ThinkingQuery `form:"thinking,omitempty" json:"thinking,omitempty"`
 
@@ -1700,6 +2107,9 @@ type SolveParams struct {
 type GetRunParams struct {
 	// Thinking Include the thinking's text in the reply.
 	Thinking *ThinkingQuery `form:"thinking,omitempty" json:"thinking,omitempty"`
+
+	// Explain Include where the run's time went, and why it was cut where it was. 409 where a run that a crash ended has left none.
+	Explain *bool `form:"explain,omitempty" json:"explain,omitempty"`
 }
 
 // RunEventsParams defines parameters for RunEvents.
@@ -1752,6 +2162,9 @@ type CompletionParams struct {
 
 // SolveJSONRequestBody defines body for Solve for application/json ContentType.
 type SolveJSONRequestBody = SolveRequest
+
+// LoadAdapterJSONRequestBody defines body for LoadAdapter for application/json ContentType.
+type LoadAdapterJSONRequestBody = AdapterRequest
 
 // ChatCompletionJSONRequestBody defines body for ChatCompletion for application/json ContentType.
 type ChatCompletionJSONRequestBody = ChatCompletionRequest

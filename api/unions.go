@@ -86,3 +86,27 @@ func (t *ThinkValue) UnmarshalJSON(b []byte) error {
 	}
 	return json.Unmarshal(b, &t.Effort)
 }
+
+// ToolChoiceValue is "none", "auto", "required", or the name of a function.
+type ToolChoiceValue struct {
+	Mode     string // "" where a function is named
+	Function string
+}
+
+// UnmarshalJSON reads either; a function's name stands in an object of its own, or, in /v1/responses, beside the type.
+func (c *ToolChoiceValue) UnmarshalJSON(b []byte) error {
+	if json.Unmarshal(b, &c.Mode) == nil {
+		return nil
+	}
+	var object struct {
+		Name     string `json:"name"`
+		Function struct {
+			Name string `json:"name"`
+		} `json:"function"`
+	}
+	if err := json.Unmarshal(b, &object); err != nil {
+		return err
+	}
+	c.Function = object.Name + object.Function.Name
+	return nil
+}

@@ -66,15 +66,22 @@ type compiler struct {
 }
 
 func newCompiler(schema []byte) (*compiler, error) {
-	switch {
-	case len(schema) > maxBytes:
-		return nil, refuse("", "the schema has %d bytes; at most %d are allowed", len(schema), maxBytes)
-	case !json.Valid(schema):
-		return nil, refuse("", "the schema is not valid JSON")
-	case !utf8.Valid(schema):
-		return nil, refuse("", "the schema is not valid UTF-8")
+	if err := checkDocument(schema); err != nil {
+		return nil, err
 	}
 	return &compiler{document: schema, named: map[string]string{}, refs: map[string]string{}}, nil
+}
+
+func checkDocument(schema []byte) error {
+	switch {
+	case len(schema) > maxBytes:
+		return refuse("", "the schema has %d bytes; at most %d are allowed", len(schema), maxBytes)
+	case !json.Valid(schema):
+		return refuse("", "the schema is not valid JSON")
+	case !utf8.Valid(schema):
+		return refuse("", "the schema is not valid UTF-8")
+	}
+	return nil
 }
 
 // What every grammar may use. White space is bounded: a model could go on with it for ever.
@@ -296,7 +303,7 @@ func (c *compiler) reference(p place, via []string) (string, error) {
 	if name, ok := c.refs[target.path]; ok {
 		return name, nil
 	}
-	name := fmt.Sprintf("ref%d", len(c.refs))
+	name := fmt.Sprintf("ref%d", len(c.rules))
 	c.refs[target.path] = name
 	at := len(c.rules)
 	c.rules = append(c.rules, "")

@@ -16,32 +16,44 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 )
 
-// maxDepth bounds the nesting of a body; real ones have about five levels.
-const maxDepth = 32
+// What a body may be: real ones have about five levels, and few of them a thousand values.
+const (
+	maxDepth  = 32
+	maxValues = 1 << 16
+)
 
-// parseJSON reads one JSON value strictly: no duplicate keys, no invalid UTF-8, nothing behind it, bounded depth. Numbers stay
-// json.Number, whole ones without a fraction or exponent. Members that are null are left out, so that null is absent.
+// parseJSON reads one JSON value strictly: no duplicate keys, no invalid UTF-8, nothing behind it, bounded depth and number of values.
+// Numbers stay json.Number, whole ones without a fraction or exponent. Members that are null are left out, so that null is absent.
 func parseJSON(data []byte) (any, error) {
 	if !utf8.Valid(data) {
 		return nil, errors.New("it is not valid UTF-8")
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	v, err := parseValue(dec, 0)
+	p := parser{Decoder: json.NewDecoder(bytes.NewReader(data))}
+	p.UseNumber()
+	v, err := p.value(0)
 	if err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			err = errors.New("it ends too early")
 		}
-		return nil, fmt.Errorf("%w (at byte %d)", err, dec.InputOffset())
+		return nil, fmt.Errorf("%w (at byte %d)", err, p.InputOffset())
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("something follows the value (at byte %d)", dec.InputOffset())
+	if _, err := p.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("something follows the value (at byte %d)", p.InputOffset())
 	}
 	return v, nil
 }
 
-func parseValue(dec *json.Decoder, depth int) (any, error) {
-	token, err := dec.Token()
+// parser is a decoder that counts values.
+type parser struct {
+	*json.Decoder
+	values int
+}
+
+func (p *parser) value(depth int) (any, error) {
+	if p.values++; p.values > maxValues {
+		return nil, fmt.Errorf("it holds more than %d values", maxValues)
+	}
+	token, err := p.Token()
 	if err != nil {
 		return nil, err
 	}
@@ -53,49 +65,44 @@ func parseValue(dec *json.Decoder, depth int) (any, error) {
 			return nil, fmt.Errorf("it is nested more than %d levels deep", maxDepth)
 		}
 		if token == '[' {
-			return parseArray(dec, depth)
+			return p.array(depth)
 		}
-		return parseObject(dec, depth)
+		return p.object(depth)
 	default:
 		return token, nil
 	}
 }
 
-func parseArray(dec *json.Decoder, depth int) (any, error) {
+func (p *parser) array(depth int) (any, error) {
 	list := []any{}
-	for dec.More() {
-		v, err := parseValue(dec, depth+1)
+	for p.More() {
+		v, err := p.value(depth + 1)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, v)
 	}
-	_, err := dec.Token()
+	_, err := p.Token()
 	return list, err
 }
 
-func parseObject(dec *json.Decoder, depth int) (any, error) {
+func (p *parser) object(depth int) (any, error) {
 	object := map[string]any{}
-	seen := map[string]bool{}
-	for dec.More() {
-		token, err := dec.Token()
+	for p.More() {
+		token, err := p.Token()
 		if err != nil {
 			return nil, err
 		}
 		key, _ := token.(string) // the decoder lets nothing else be a key
-		if seen[key] {
+		if _, twice := object[key]; twice {
 			return nil, fmt.Errorf("key %.64q is there twice", key)
 		}
-		seen[key] = true
-		v, err := parseValue(dec, depth+1)
-		if err != nil {
+		if object[key], err = p.value(depth + 1); err != nil {
 			return nil, err
 		}
-		if v != nil {
-			object[key] = v
-		}
 	}
-	_, err := dec.Token()
+	maps.DeleteFunc(object, func(_ string, v any) bool { return v == nil })
+	_, err := p.Token()
 	return object, err
 }
 

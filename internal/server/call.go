@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +28,8 @@ type call struct {
 	*http.Request
 	query   url.Values
 	body    []byte // JSON, query parameters that may be body fields included; nil where the operation has none
+	raw     []byte // the body as it was sent, for where the order of keys counts
+	key     key    // zero where the server has none
 	owner   string // whose runs it may see: a digest of its key
 	arrived time.Time
 }
@@ -79,6 +82,9 @@ func (s *Server) handle(method, pattern string, h func(http.ResponseWriter, *cal
 	s.router.MethodFunc(method, pattern, func(w http.ResponseWriter, r *http.Request) {
 		c := &call{Request: r, arrived: arrived(r.Context())}
 		err := s.authorize(c, op)
+		if err == nil && op.Extensions["x-ends-runs"] == nil {
+			err = s.countRequest(w, c)
+		}
 		if err == nil {
 			err = s.check(w, c, route)
 		}
@@ -106,6 +112,9 @@ func (s *Server) check(w http.ResponseWriter, c *call, route *routers.Route) err
 			return parameterError(p, err)
 		}
 	}
+	if takesFile(route.Operation) {
+		return nil
+	}
 	data, err := s.readBody(w, c)
 	if err != nil {
 		var tooLarge *http.MaxBytesError
@@ -122,6 +131,9 @@ func (s *Server) readBody(w http.ResponseWriter, c *call) ([]byte, error) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(s.cfg.Timeout)) // a writer that cannot is no connection
 	data, err := io.ReadAll(http.MaxBytesReader(w, c.Body, s.cfg.MaxBody))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.metrics.slow.Inc()
+	}
 	if err == nil { // else what is left of the body must not be waited for either
 		_ = control.SetReadDeadline(time.Time{})
 	}
@@ -185,6 +197,7 @@ func parameterError(p *openapi3.Parameter, err error) error {
 
 func (c *call) parseBody(route *routers.Route, data []byte) error {
 	data = bytes.TrimSpace(data)
+	c.raw = data
 	contract := route.Operation.RequestBody
 	if len(data) > 0 && c.Method != http.MethodGet {
 		if t, _, err := mime.ParseMediaType(c.Header.Get("Content-Type")); err != nil || t != "application/json" {

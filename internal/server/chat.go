@@ -34,7 +34,14 @@ func (s *Server) chatCompletion(w http.ResponseWriter, c *call) error {
 	if req.TopLogProbs > 0 && !req.LogProbs {
 		return invalid("top_logprobs", "top_logprobs: wants logprobs to be true")
 	}
-	k.trim = true
+	answer, err := c.chatShape(&body)
+	if err != nil {
+		return err
+	}
+	if err := answer.apply(req); err != nil {
+		return err
+	}
+	k.trim, k.calls = true, answer.callsTools()
 	k.form = func(m meta) form { return chatForm{m, req.LogProbs} }
 	return s.complete(w, c, chatPrefix, k)
 }
@@ -69,6 +76,16 @@ func (f chatForm) chunk(index int, d delta) any {
 	if d.content != "" {
 		choice.Delta.Content = &d.content
 	}
+	if d.calls != nil {
+		calls := make([]api.ToolCallDelta, len(d.calls))
+		for i, call := range d.calls {
+			calls[i].Index, calls[i].Function.Arguments = call.index, call.arguments
+			if call.begins {
+				calls[i].Id, calls[i].Type, calls[i].Function.Name = &call.id, new(api.ToolCallDeltaTypeFunction), &call.name
+			}
+		}
+		choice.Delta.ToolCalls = &calls
+	}
 	choice.Logprobs = f.probabilities(d.logProbs)
 	return f.piece(choice)
 }
@@ -91,7 +108,18 @@ func (f chatForm) whole(choices []*choice, u api.CompletionUsage) any {
 	}
 	for i, c := range choices {
 		choice := api.ChatChoice{Index: i, FinishReason: c.finishReason(), Budget: c.report(), Logprobs: f.probabilities(c.logProbs)}
-		choice.Message = api.ChatAnswer{Role: api.ChatAnswerRoleAssistant, Content: c.content, ReasoningContent: c.thought(), Reasoning: c.thought()}
+		choice.Message = api.ChatAnswer{Role: api.ChatAnswerRoleAssistant, ReasoningContent: c.thought(), Reasoning: c.thought()}
+		text, calls := c.said()
+		if text != "" || calls == nil {
+			choice.Message.Content = &text
+		}
+		if calls != nil {
+			list := make([]api.ToolCall, len(calls))
+			for i, call := range calls {
+				list[i] = api.ToolCall{Id: &call.id, Type: new(api.ToolCallTypeFunction), Function: api.FunctionCall{Name: call.name, Arguments: call.arguments}}
+			}
+			choice.Message.ToolCalls = &list
+		}
 		reply.Choices = append(reply.Choices, choice)
 	}
 	return reply

@@ -37,7 +37,7 @@ func TestChat(t *testing.T) {
 	b := newSite(t, decodetest.Options{})
 	reply := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(`"model": "default", "thinking_token_budget": 32, "user": "u", "metadata": {"a": "b"}, "store": true, "parallel_tool_calls": false, "presence_penalty": 0, "tools": null`))
 	choice := reply.Choices[0]
-	if choice.Message.Content != `It is \boxed{32}` || choice.FinishReason != api.FinishReasonStop {
+	if c := choice.Message.Content; c == nil || *c != `It is \boxed{32}` || choice.FinishReason != api.FinishReasonStop {
 		t.Errorf("choice %+v", choice)
 	}
 	if r := choice.Message; r.ReasoningContent == nil || strings.Count(*r.ReasoningContent, " step") != 32 || *r.Reasoning != *r.ReasoningContent {
@@ -55,17 +55,17 @@ func TestChat(t *testing.T) {
 	}
 
 	short := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(`"max_tokens": 3`))
-	if c := short.Choices[0]; c.FinishReason != api.FinishReasonLength || c.Message.Content == "" || short.Usage.CompletionTokens > 3 {
+	if c := short.Choices[0]; c.FinishReason != api.FinishReasonLength || *c.Message.Content == "" || short.Usage.CompletionTokens > 3 {
 		t.Errorf("max_tokens 3: %+v %+v", c, short.Usage)
 	}
-	if stopped := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(`"budget": 8, "stop": "boxed"`)); stopped.Choices[0].Message.Content != `It is \` || stopped.Usage.CompletionTokensDetails.ReasoningTokens != 8 {
+	if stopped := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(`"budget": 8, "stop": "boxed"`)); *stopped.Choices[0].Message.Content != `It is \` || stopped.Usage.CompletionTokensDetails.ReasoningTokens != 8 {
 		t.Errorf("stop: %+v", stopped.Choices[0])
 	}
 	if hidden := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(`"budget": 8, "include_reasoning": false`)); hidden.Choices[0].Message.Reasoning != nil {
 		t.Errorf("include_reasoning false: %+v", hidden.Choices[0])
 	}
 	off := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(`"think": false`))
-	if c := off.Choices[0]; c.Message.Content == "" || c.Message.Reasoning != nil || off.Usage.CompletionTokensDetails.ReasoningTokens != 0 {
+	if c := off.Choices[0]; *c.Message.Content == "" || c.Message.Reasoning != nil || off.Usage.CompletionTokensDetails.ReasoningTokens != 0 {
 		t.Errorf("think false: %+v", c)
 	}
 
@@ -81,8 +81,8 @@ func TestChat(t *testing.T) {
 				t.Errorf("log-probability %+v", l)
 			}
 		}
-		if strings.TrimSpace(text) != c.Message.Content {
-			t.Errorf("log-probabilities of %q for %q", text, c.Message.Content)
+		if strings.TrimSpace(text) != *c.Message.Content {
+			t.Errorf("log-probabilities of %q for %q", text, *c.Message.Content)
 		}
 	}
 }
@@ -90,11 +90,17 @@ func TestChat(t *testing.T) {
 func TestChatRefuses(t *testing.T) {
 	b := newSite(t, decodetest.Options{})
 	for fields, words := range map[string][]string{
-		`"tools": [{"type": "function", "function": {"name": "f"}}]`: {"tools", "not supported yet"},
-		`"functions": [{}]`:                              {"functions", "not supported"},
-		`"tool_choice": "required"`:                      {"tool_choice", "tools"},
-		`"response_format": {"type": "json_object"}`:     {"response_format.type", "grammar"},
-		`"response_format": {"type": "json_schema"}`:     {"response_format.type", "grammar"},
+		`"tools": [{"type": "web_search", "function": {"name": "f"}}]`:                                                               {"tools[0].type", "function"},
+		`"tools": [{"type": "function", "function": {"name": "f"}}, {"type": "function", "function": {"name": "f"}}]`:                {"tools", "twice"},
+		`"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]`:                                {"tools[0].function.parameters", "object"},
+		`"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {"not": {}}}}}}]`:               {"tools[0].function.parameters", "/properties/x"},
+		`"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": {"type": "function", "function": {"name": "g"}}`: {"tool_choice", "among"},
+		`"tools": [{"type": "function", "function": {"name": "f"}}], "grammar": "root ::= \"a\""`:                                    {"grammar", "tools"},
+		`"functions": [{}]`:                          {"functions", "not supported"},
+		`"tool_choice": "required"`:                  {"tool_choice", "tools"},
+		`"response_format": {"type": "json_schema"}`: {"response_format.json_schema", "missing"},
+		`"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"properties": {"a": {"type": "int"}}}}}`: {"response_format.json_schema.schema", "/properties/a"},
+		`"response_format": {"type": "yaml"}`:            {"response_format.type", "json_schema"},
 		`"presence_penalty": 0.5`:                        {"presence_penalty", "set 0"},
 		`"frequency_penalty": -0.5`:                      {"frequency_penalty", "set 0"},
 		`"repetition_penalty": 1.1`:                      {"repetition_penalty", "set 1"},
@@ -412,7 +418,7 @@ func TestChatReset(t *testing.T) {
 		}
 	}})
 	reply := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(`"budget": 4, "logprobs": true`))
-	if c := reply.Choices[0]; c.Message.Content != "It is 7" || len(c.Logprobs.Content) != 2 {
+	if c := reply.Choices[0]; *c.Message.Content != "It is 7" || len(c.Logprobs.Content) != 2 {
 		t.Errorf("content %q, log-probabilities %+v", c.Message.Content, c.Logprobs)
 	}
 	content, before := "", ""

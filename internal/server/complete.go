@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,6 +30,7 @@ type completion struct {
 	body         api.SamplingFields
 	runs         []anytime.Request
 	trim         bool // white space before the answer, which chat models put there, is no part of it
+	calls        bool // the answer may hold calls of tools
 	hideThinking bool
 	// form makes the form once the completion has its id.
 	form func(meta) form
@@ -65,6 +65,9 @@ func (s *Server) readCompletion(c *call) (completion, error) {
 		Owner: c.owner, Arrived: c.arrived, Model: or(k.body.Model, ""), Template: options, Budget: limit, Sampling: sampling,
 		Stop: or(k.body.Stop, nil), AnswerTokens: s.cfg.ChatAnswerTokens, Style: prompt.StyleFamily,
 	}
+	if req.Priority, err = c.priority(fields.Priority); err != nil {
+		return k, err
+	}
 	if fields.ReasoningBudgetMessage != nil {
 		req.Style, req.BudgetMessage = prompt.StyleMessage, *fields.ReasoningBudgetMessage
 	}
@@ -88,7 +91,10 @@ func (k *completion) multiply() {
 // complete starts a completion's runs and replies with what becomes of them.
 func (s *Server) complete(w http.ResponseWriter, c *call, prefix string, k completion) (err error) {
 	k.multiply()
-	var ids []string
+	ids, err := s.start(w, c, k.runs...)
+	if err != nil {
+		return err
+	}
 	leave := func() {
 		for _, id := range ids { // those that have ended do not mind
 			s.cfg.Solver.Leave(id)
@@ -99,13 +105,6 @@ func (s *Server) complete(w http.ResponseWriter, c *call, prefix string, k compl
 			leave()
 		}
 	}()
-	for _, req := range k.runs {
-		id, err := s.cfg.Solver.Start(c.Context(), req)
-		if err != nil {
-			return err
-		}
-		ids = append(ids, id)
-	}
 	first, err := s.cfg.Store.Get(c.Context(), ids[0])
 	if err != nil {
 		return err
@@ -113,7 +112,7 @@ func (s *Server) complete(w http.ResponseWriter, c *call, prefix string, k compl
 	f := k.form(meta{id: prefix + strings.Join(ids, idSeparator), model: first.Model, created: first.Created.Unix()})
 	choices := make([]*choice, len(ids))
 	for i := range choices {
-		choices[i] = &choice{trim: k.trim, hideThinking: k.hideThinking}
+		choices[i] = k.choice(i, ids[i])
 	}
 	if has(k.body.Stream) {
 		if err := s.streamCompletion(w, c, ids, choices, f, k); err != nil {
@@ -122,9 +121,10 @@ func (s *Server) complete(w http.ResponseWriter, c *call, prefix string, k compl
 		}
 		return nil
 	}
-	ctx, cancel := context.WithCancel(c.Context())
-	defer cancel()
-	for it := range s.follow(ctx, 0, ids...) {
+	for it := range s.follow(c.Context(), 0, ids...) {
+		if it.quiet {
+			continue
+		}
 		if it.err == nil {
 			_, it.err = choices[it.run].take(it.event)
 		}
@@ -191,12 +191,22 @@ func (s *Server) streamCompletion(w http.ResponseWriter, c *call, ids []string, 
 // idSeparator stands between the ids of the runs in a completion's id; run ids do not contain it.
 const idSeparator = "."
 
+func (k *completion) choice(i int, run string) *choice {
+	c := &choice{trim: k.trim, hideThinking: k.hideThinking}
+	if k.calls {
+		// With a deadline an answer under way may be replaced by an earlier one, and half a call cannot be taken back.
+		c.calls = &callReader{run: run, whole: k.runs[i].Budget.Deadline > 0}
+	}
+	return c
+}
+
 // choice is one of a completion's answers, as far as its events have come.
 type choice struct {
 	trim         bool
 	hideThinking bool
 	thinking     strings.Builder
 	content      string
+	calls        *callReader // nil: the answer holds none
 	logProbs     []anytime.TokenLogProb
 	reply        *anytime.Reply // once it has ended
 }
@@ -205,13 +215,14 @@ type choice struct {
 type delta struct {
 	thinking string
 	content  string
+	calls    []callDelta
 	reset    bool // content replaces the content so far
 	offset   int  // characters of content before it
 	logProbs []anytime.TokenLogProb
 }
 
 func (d delta) empty() bool {
-	return d.thinking == "" && d.content == "" && !d.reset && len(d.logProbs) == 0
+	return d.thinking == "" && d.content == "" && d.calls == nil && !d.reset && len(d.logProbs) == 0
 }
 
 // take adds an event. The error of a run that failed is a *anytime.RunError.
@@ -242,6 +253,9 @@ func (c *choice) take(e store.Event) (d delta, err error) {
 			return d, fmt.Errorf("read event %d: %w", e.Offset, err)
 		}
 		d = c.settle()
+		if c.calls != nil {
+			d.content += c.calls.end()
+		}
 	case anytime.EventError:
 		var failure anytime.RunError
 		if err := json.Unmarshal(e.Data, &failure.ErrorData); err != nil {
@@ -263,7 +277,28 @@ func (c *choice) add(text string, reset bool) delta {
 	}
 	d := delta{content: text, reset: reset, offset: len([]rune(c.content))}
 	c.content += text
+	if c.calls != nil {
+		if reset {
+			c.calls.reset()
+		}
+		d.content, d.calls = c.calls.push(text)
+	}
 	return d
+}
+
+// said is the text and the calls of the answer. A call that a stop string cut is none.
+func (c *choice) said() (string, []toolCall) {
+	if c.calls == nil {
+		return c.content, nil
+	}
+	calls := c.calls.calls
+	if n := len(calls); n > 0 && !calls[n-1].complete && c.finishReason() != api.FinishReasonLength {
+		calls = calls[:n-1]
+	}
+	if len(calls) == 0 {
+		return c.calls.content, nil
+	}
+	return strings.TrimSpace(c.calls.content), calls
 }
 
 // settle makes the content what the reply says: in a reply at the deadline it may be an earlier answer than the one under way.
@@ -287,7 +322,11 @@ func (c *choice) settle() delta {
 func (c *choice) finishReason() api.FinishReason {
 	switch c.reply.Stop.Answer {
 	case "stop", "checkpoint":
-		if c.reply.Answer != nil {
+		switch {
+		case c.reply.Answer == nil:
+		case c.calls != nil && len(c.calls.calls) > 0 && c.calls.calls[0].complete:
+			return api.FinishReasonToolCalls
+		default:
 			return api.FinishReasonStop
 		}
 	}

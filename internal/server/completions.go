@@ -7,6 +7,7 @@ import (
 
 	"anytime/api"
 	"anytime/internal/anytime"
+	"anytime/internal/catalog"
 )
 
 // maxCompletions bounds the runs of one request.
@@ -111,6 +112,9 @@ func (s *Server) listModels(w http.ResponseWriter, _ *call) error {
 	list := api.ModelList{Object: api.List, Data: []api.Model{}}
 	for _, m := range s.cfg.Models.Models() {
 		list.Data = append(list.Data, describe(m, ""))
+		if m.Adapter != "" {
+			list.Data = append(list.Data, describe(m, catalog.Bare))
+		}
 		for _, adapter := range m.Adapters {
 			list.Data = append(list.Data, describe(m, adapter))
 		}
@@ -141,8 +145,17 @@ func describe(m Model, adapter string) api.Model {
 	if m.MaxThinking > 0 {
 		d.MaxThinkingTokens = &m.MaxThinking
 	}
+	if m.Engine != "" {
+		d.Engine = &m.Engine
+	}
+	if m.Capabilities != nil {
+		d.Capabilities = &m.Capabilities
+	}
 	if adapter == "" {
 		d.Adapters = append(d.Adapters, m.Adapters...)
+		if m.Adapter != "" {
+			d.DefaultAdapter = &m.Adapter
+		}
 	} else {
 		d.Id, d.Parent, d.Default = m.ID+":"+adapter, &m.ID, false
 	}

@@ -12,6 +12,7 @@ import (
 	"anytime/api"
 	"anytime/internal/anytime"
 	"anytime/internal/budget"
+	"anytime/internal/catalog"
 	"anytime/internal/decode"
 	"anytime/internal/decode/prompt"
 )
@@ -259,7 +260,7 @@ func (s *Server) findModel(name string) (Model, error) {
 		if (name == "" || name == "default") && m.Default || name == m.ID {
 			return m, nil
 		}
-		if adapter, ok := strings.CutPrefix(name, m.ID+":"); ok && slices.Contains(m.Adapters, adapter) {
+		if adapter, ok := strings.CutPrefix(name, m.ID+":"); ok && (adapter == catalog.Bare || slices.Contains(m.Adapters, adapter)) {
 			return m, nil
 		}
 	}

@@ -15,7 +15,7 @@ func TestDialects(t *testing.T) {
 	used := func(fields string, header ...string) int {
 		t.Helper()
 		reply := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(fields), header...)
-		if reply.Budget.Used != reply.Usage.CompletionTokensDetails.ReasoningTokens || reply.Choices[0].Message.Content == "" {
+		if reply.Budget.Used != reply.Usage.CompletionTokensDetails.ReasoningTokens || *reply.Choices[0].Message.Content == "" {
 			t.Errorf("%s: %+v", fields, reply)
 		}
 		return reply.Budget.Used

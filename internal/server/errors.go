@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"time"
 
 	"anytime/api"
 	"anytime/internal/anytime"
@@ -38,7 +39,8 @@ type httpError struct {
 	code       string
 	param      string
 	message    string
-	retryAfter int // seconds; 0 do not
+	retryAfter int           // seconds; 0 do not
+	shortest   time.Duration // deadline that could be met; 0 says nothing
 }
 
 func (e *httpError) Error() string { return e.message }
@@ -66,10 +68,19 @@ var errorTable = []struct {
 	{httpError{status: 413, kind: typeRequest, code: "body_too_large"}, as(func(err *http.MaxBytesError, e *httpError) {
 		e.message = fmt.Sprintf("the body is larger than %d bytes", err.Limit)
 	})},
+	{httpError{status: 429, kind: typeRate, code: "deadline_too_short", param: "budget"}, as(func(err *anytime.DeadlineError, e *httpError) {
+		e.message, e.shortest, e.retryAfter = err.Error(), err.Shortest, seconds(err.Retry)
+	})},
+	{httpError{status: 429, kind: typeRate, code: "overloaded"}, as(func(err *anytime.OverloadError, e *httpError) {
+		e.message, e.retryAfter = err.Error(), seconds(err.Retry)
+	})},
 	{httpError{status: 429, kind: typeRate, code: "busy", retryAfter: 1}, is(anytime.ErrBusy)},
 	{httpError{status: 503, kind: typeUnavailable, code: "shutting_down", retryAfter: 5}, is(anytime.ErrDraining)},
-	{httpError{status: 503, kind: typeUnavailable, code: "engine_unavailable", retryAfter: 5}, is(decode.ErrUnavailable)},
+	// These tell their own text alone: the rest names the server's files.
+	{httpError{status: 503, kind: typeUnavailable, code: "engine_unavailable", retryAfter: 5, message: decode.ErrUnavailable.Error()}, is(decode.ErrUnavailable)},
 	{httpError{status: 503, kind: typeUnavailable, code: "store_closed", retryAfter: 5}, is(store.ErrClosed)},
+	{httpError{status: 503, kind: typeUnavailable, code: "store_unavailable", retryAfter: 5, message: store.ErrUnavailable.Error()}, is(store.ErrUnavailable)},
+	{httpError{status: 503, kind: typeUnavailable, code: "store_full", retryAfter: 5, message: store.ErrFull.Error()}, is(store.ErrFull)},
 	{httpError{status: 409, kind: typeConflict}, failed("cancelled")},
 	{httpError{status: 503, kind: typeUnavailable, retryAfter: 1}, failed("engine", "restart")},
 	{httpError{status: 500, kind: typeServer}, failed("")},
@@ -77,6 +88,9 @@ var errorTable = []struct {
 	{httpError{status: 500, kind: typeServer, code: "internal_error", message: "internal error; the server's log knows it by its request id"},
 		func(error, *httpError) bool { return true }},
 }
+
+// seconds rounds up.
+func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
 
 func is(target error) func(error, *httpError) bool {
 	return func(err error, e *httpError) bool {
@@ -138,9 +152,11 @@ func (e *httpError) body(requestID string) []byte {
 		}
 		return &s
 	}
-	b, err := json.Marshal(api.Error{Error: api.ErrorBody{
-		Message: e.message, Type: e.kind, Param: optional(e.param), Code: optional(e.code), RequestId: optional(requestID),
-	}})
+	body := api.ErrorBody{Message: e.message, Type: e.kind, Param: optional(e.param), Code: optional(e.code), RequestId: optional(requestID)}
+	if e.shortest > 0 {
+		body.ShortestDeadlineMs = new(int(e.shortest.Milliseconds()))
+	}
+	b, err := json.Marshal(api.Error{Error: body})
 	if err != nil {
 		panic(err) // only strings, which always marshal
 	}

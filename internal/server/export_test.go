@@ -21,3 +21,6 @@ func PublicError(err error) (status int, kind, code, param string, retry bool) {
 	e := publicError(err)
 	return e.status, e.kind, e.code, e.param, e.retryAfter > 0
 }
+
+// NewCounts is the counting of one process.
+func NewCounts() Quota { return newCounts() }

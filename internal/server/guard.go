@@ -18,9 +18,11 @@ import (
 
 // key is an API key without its secret.
 type key struct {
-	name   string
-	admin  bool
-	digest [sha256.Size]byte
+	name     string
+	admin    bool
+	priority int
+	limits   Limits
+	digest   [sha256.Size]byte
 }
 
 // owner is what the store keeps instead of the key.
@@ -33,7 +35,7 @@ func newKeys(configured []Key) ([]key, error) {
 		if len(c.Secret) < short {
 			return nil, fmt.Errorf("API key %q is shorter than %d characters", c.Name, short)
 		}
-		keys = append(keys, key{c.Name, c.Admin, sha256.Sum256([]byte(c.Secret))})
+		keys = append(keys, key{c.Name, c.Admin, c.Priority, c.Limits, sha256.Sum256([]byte(c.Secret))})
 	}
 	return keys, nil
 }
@@ -69,7 +71,7 @@ func (s *Server) authorize(c *call, op *openapi3.Operation) error {
 	if admin, _ := op.Extensions["x-admin"].(bool); admin && !k.admin {
 		return &httpError{status: http.StatusForbidden, kind: typePermission, code: "admin_key_required", message: "this wants an admin key"}
 	}
-	c.owner = k.owner()
+	c.key, c.owner = k, k.owner()
 	return nil
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -33,7 +34,9 @@ func (s *Server) readyz(w http.ResponseWriter, c *call) error {
 	for i, a := range asked {
 		checks[a.name] = "ok"
 		if err := answers[i]; err != nil {
-			checks[a.name] = err.Error()
+			// What clients may see: the cause names files.
+			checks[a.name] = publicError(err).message
+			s.log.LogAttrs(c.Context(), slog.LevelWarn, "not ready", slog.String("check", a.name), slog.Any("error", err))
 			health.Status, status = api.Unavailable, http.StatusServiceUnavailable
 		}
 	}

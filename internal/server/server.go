@@ -11,16 +11,19 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"anytime/api"
 	"anytime/internal/anytime"
-	"anytime/internal/budget"
 	"anytime/internal/decode"
 	"anytime/internal/store"
 )
@@ -31,9 +34,10 @@ type Solver interface {
 	Wait(ctx context.Context, id string) (anytime.Reply, error)
 	Interrupt(ctx context.Context, id string) error
 	Peek(ctx context.Context, id string) (anytime.Checkpoint, error)
-	Extend(ctx context.Context, id string, more budget.Budget) error
+	Extend(ctx context.Context, id string, more anytime.Extension) error
 	Leave(id string)
 	Cancel(ctx context.Context, id string) error
+	Explain(ctx context.Context, id string) (*anytime.Explanation, error)
 }
 
 var _ Solver = (*anytime.Solver)(nil)
@@ -46,7 +50,10 @@ type Model struct {
 	Created       time.Time
 	ContextTokens int      // 0 unknown
 	MaxThinking   int      // tokens; the cap of which efforts are shares
+	Engine        string   // what decodes it; "" not told
+	Capabilities  []string // what the engine can do; nil while it is not loaded
 	Adapters      []string // named in requests as "ID:adapter"
+	Adapter       string   // the one of them that ID alone stands for; "" none
 }
 
 // Models lists what can be asked for, loaded or not. It is called for each request and must be quick.
@@ -56,23 +63,30 @@ type Models interface {
 
 // Key is an API key.
 type Key struct {
-	Name   string // for the log
-	Secret string
-	Admin  bool // may read metrics
+	Name     string // for the log, and for counting
+	Secret   string
+	Admin    bool // may read metrics and manage adapters
+	Priority int  // of its runs, as anytime.Request.Priority
+	Limits   Limits
 }
 
 // Config is what a server needs. Solver, Models, Store, Ready and Logger have no default.
 type Config struct {
-	Solver  Solver
-	Models  Models
-	Store   store.Store
-	Ready   func(context.Context) error // nil when engine and model can answer
-	Metrics *prometheus.Registry        // served at /metrics; nil: a new one
-	Logger  *slog.Logger
+	Solver   Solver
+	Models   Models
+	Adapters Adapters // nil: adapters are not managed here
+	Store    store.Store
+	Ready    func(context.Context) error // nil when engine and model can answer
+	Tracer   trace.TracerProvider        // nil: requests are not traced
+	Metrics  *prometheus.Registry        // served at /metrics; nil: a new one
+	Logger   *slog.Logger
+	// Page is what people see at / and /assets/; nil: nothing.
+	Page http.Handler
 
 	// Keys are the API keys. Without any the server must listen on a loopback address only, and refuses to be built otherwise.
 	Keys     []Key
 	Loopback bool
+	Quota    Quota // nil: counts in this process
 	// AllowedHosts are names, without port, that a server without keys answers to besides localhost and loopback addresses.
 	AllowedHosts []string
 	// AllowedOrigins are pages elsewhere, such as https://lab.example, that may send requests.
@@ -103,6 +117,7 @@ type Server struct {
 	keys    []key
 	metrics *metrics
 	router  *chi.Mux
+	handler http.Handler // the router, traced or not
 	docs    []byte
 }
 
@@ -122,6 +137,9 @@ func New(cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("effort %q is %v of the model's cap; it must be 0 to 1", level, share)
 		}
 	}
+	if cfg.Quota == nil {
+		cfg.Quota = newCounts()
+	}
 	setDefault(&cfg.ChatAnswerTokens, 2048)
 	setDefault(&cfg.MaxBody, 4<<20)
 	setDefault(&cfg.Ping, 15*time.Second)
@@ -139,6 +157,10 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("render the documentation: %w", err)
 	}
 	s.routes()
+	if s.handler = s.router; cfg.Tracer != nil {
+		s.handler = otelhttp.NewHandler(s.router, "request", otelhttp.WithTracerProvider(cfg.Tracer), otelhttp.WithPropagators(propagation.TraceContext{}),
+			otelhttp.WithFilter(func(r *http.Request) bool { return !slices.Contains(probes, r.URL.Path) }))
+	}
 	return s, nil
 }
 
@@ -150,7 +172,7 @@ func setDefault[T comparable](v *T, d T) {
 }
 
 // ServeHTTP serves a request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.router.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 func (s *Server) routes() {
 	s.router.Use(s.observe, s.recoverPanic, s.guard)
@@ -175,6 +197,12 @@ func (s *Server) routes() {
 	s.handle("GET", "/v1/models", s.listModels)
 	s.handle("GET", "/v1/models/{id}", s.getModel)
 
+	s.handle("GET", "/v1/adapters", s.listAdapters)
+	s.handle("POST", "/v1/adapters", s.loadAdapter)
+	s.handle("GET", "/v1/adapters/{name}", s.getAdapter)
+	s.handle("DELETE", "/v1/adapters/{name}", s.deleteAdapter)
+	s.handle("PUT", "/v1/adapters/files/{sha256}", s.uploadAdapter)
+
 	s.handle("GET", "/healthz", s.healthz)
 	s.handle("GET", "/readyz", s.readyz)
 	metrics := promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{})
@@ -188,4 +216,10 @@ func (s *Server) routes() {
 		return err
 	})
 	s.handle("GET", "/docs", s.docsPage)
+	if s.cfg.Page != nil {
+		for _, method := range []string{"GET", "HEAD"} {
+			s.router.Method(method, "/", s.cfg.Page)
+			s.router.Method(method, "/assets/*", s.cfg.Page)
+		}
+	}
 }

@@ -112,6 +112,8 @@ func TestErrorTable(t *testing.T) {
 		{anytime.ErrDraining, 503, "unavailable_error", "shutting_down", "", true},
 		{decode.ErrUnavailable, 503, "unavailable_error", "engine_unavailable", "", true},
 		{store.ErrClosed, 503, "unavailable_error", "store_closed", "", true},
+		{store.ErrUnavailable, 503, "unavailable_error", "store_unavailable", "", true},
+		{store.ErrFull, 503, "unavailable_error", "store_full", "", true},
 		{failed("cancelled"), 409, "conflict_error", "run_cancelled", "", false},
 		{failed("engine"), 503, "unavailable_error", "run_engine", "", true},
 		{failed("internal"), 500, "server_error", "run_internal", "", false},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,11 +28,11 @@ func (s *Server) solve(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	id, err := s.cfg.Solver.Start(c.Context(), req)
+	ids, err := s.start(w, c, req)
 	if err != nil {
 		return err
 	}
-	return s.answer(w, c, id, 0, has(body.Thinking), has(body.Stream))
+	return s.answer(w, c, ids[0], 0, has(body.Thinking), has(body.Stream))
 }
 
 // solveRequest is the run that a body asks for.
@@ -72,6 +73,9 @@ func (s *Server) solveRequest(c *call, body api.SolveRequest) (anytime.Request, 
 	}
 	if body.ReasoningBudgetMessage != nil {
 		req.Style, req.BudgetMessage = prompt.StyleMessage, *body.ReasoningBudgetMessage
+	}
+	if req.Priority, err = c.priority(body.Priority); err != nil {
+		return req, err
 	}
 	req.Sampling, err = s.sampling(body.Temperature, body.TopP, body.MinP, body.TopK, body.LogitBias, body.Grammar)
 	return req, err
@@ -145,7 +149,7 @@ func (s *Server) own(c *call, id string) (store.Run, error) {
 }
 
 func (s *Server) listRuns(w http.ResponseWriter, c *call) error {
-	filter := store.Filter{Owner: &c.owner, State: store.State(c.query.Get("state"))}
+	filter := store.Filter{Owner: &c.owner, State: store.State(c.query.Get("state")), Heads: true}
 	if v := c.query.Get("limit"); v != "" {
 		filter.Limit, _ = strconv.Atoi(v) // the contract has seen to its form
 	}
@@ -161,9 +165,34 @@ func (s *Server) listRuns(w http.ResponseWriter, c *call) error {
 	}
 	list := api.RunList{Runs: make([]api.RunSummary, len(runs))}
 	for i, r := range runs {
-		list.Runs[i] = api.RunSummary{Id: r.ID, Model: r.Model, State: api.RunState(r.State), Created: r.Created, Updated: r.Updated}
+		list.Runs[i] = api.RunSummary{
+			Id: r.ID, Model: r.Model, State: api.RunState(r.State), Created: r.Created, Updated: r.Updated, Problem: problemOf(r), Answer: answerOf(r),
+		}
 	}
 	return s.writeJSON(w, http.StatusOK, list)
+}
+
+// problemOf returns what a run was asked: the last of the user's messages, or the raw prompt.
+func problemOf(run store.Run) string {
+	var asked anytime.Request
+	if json.Unmarshal(run.Request, &asked) != nil {
+		return "" // of another version
+	}
+	for _, m := range slices.Backward(asked.Messages) {
+		if m.Role == "user" {
+			return m.Content
+		}
+	}
+	return asked.Raw
+}
+
+// answerOf returns a finished run's answer.
+func answerOf(run store.Run) *string {
+	var reply anytime.Reply
+	if run.Reply == nil || json.Unmarshal(run.Reply, &reply) != nil {
+		return nil
+	}
+	return reply.Answer
 }
 
 // runStatus is a run's reply, or what there is so far.
@@ -172,6 +201,7 @@ type runStatus struct {
 	Model          string               `json:"model"`
 	State          store.State          `json:"state"`
 	Created        time.Time            `json:"created"`
+	Problem        string               `json:"problem"`
 	LastEvent      int64                `json:"last_event"`
 	ThinkingTokens int                  `json:"thinking_tokens"`
 	Answer         *string              `json:"answer"`
@@ -183,6 +213,7 @@ type runStatus struct {
 	Usage          *anytime.Usage       `json:"usage,omitempty"`
 	Timings        *anytime.Timings     `json:"timings,omitempty"`
 	Error          *anytime.ErrorData   `json:"error,omitempty"`
+	Explanation    *anytime.Explanation `json:"explanation,omitempty"`
 }
 
 func (s *Server) getRun(w http.ResponseWriter, c *call) error {
@@ -191,7 +222,7 @@ func (s *Server) getRun(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	status := runStatus{
-		ID: run.ID, Model: run.Model, State: run.State, Created: run.Created, LastEvent: run.Last, Checkpoints: []anytime.Checkpoint{},
+		ID: run.ID, Model: run.Model, State: run.State, Created: run.Created, Problem: problemOf(run), LastEvent: run.Last, Checkpoints: []anytime.Checkpoint{},
 	}
 	thinking := ""
 	if run.State == store.Finished {
@@ -210,6 +241,11 @@ func (s *Server) getRun(w http.ResponseWriter, c *call) error {
 	}
 	if c.flag("thinking") {
 		status.Thinking = &thinking
+	}
+	if c.flag("explain") {
+		if status.Explanation, err = s.cfg.Solver.Explain(c.Context(), run.ID); err != nil {
+			return err
+		}
 	}
 	return s.writeJSON(w, http.StatusOK, status)
 }
@@ -311,7 +347,12 @@ func (s *Server) extendRun(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := s.cfg.Solver.Extend(c.Context(), run.ID, more); err != nil {
+	ended, err := s.place(w, c)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Solver.Extend(c.Context(), run.ID, anytime.Extension{Budget: more, Arrived: c.arrived, Ended: ended}); err != nil {
+		ended(0)
 		return err
 	}
 	return s.answer(w, c, run.ID, run.Last, c.flag("thinking"), c.flag("stream"))

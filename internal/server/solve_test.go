@@ -63,7 +63,7 @@ func TestDeadline(t *testing.T) {
 		t.Errorf("after %v: %+v", took, reply)
 	}
 	chatted := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(`"budget": "600ms"`))
-	if chatted.Budget.Cause != api.Deadline || chatted.Choices[0].Message.Content == "" {
+	if chatted.Budget.Cause != api.Deadline || *chatted.Choices[0].Message.Content == "" {
 		t.Errorf("chat: %+v", chatted.Budget)
 	}
 }
@@ -94,6 +94,7 @@ func TestSolveRefuses(t *testing.T) {
 		{"", `{"problem": "x", "problem": "y"}`, "invalid_value", []string{"twice"}},
 		{"", `{"problem": "` + "\xff" + `"}`, "invalid_value", []string{"UTF-8"}},
 		{"", strings.Repeat("[", 100), "invalid_value", []string{"32 levels"}},
+		{"", `{"problem": "x", "stop": [` + strings.Repeat("1,", 1<<16) + `1]}`, "invalid_value", []string{"65536 values"}},
 		{"", `"What is 1+1?"`, "invalid_value", []string{"object"}},
 		{"", `{}`, "invalid_value", []string{"problem or messages"}},
 		{"", `{"problem": "x", "messages": [{"role": "user", "content": "y"}]}`, "invalid_value", []string{"problem or messages"}},

@@ -39,7 +39,7 @@ type Run struct {
 
 // Event is one thing that happened in a run.
 type Event struct {
-	Offset int64
+	Offset int64           // of a Shared store, maybe provisional
 	Type   string          // "run", "thinking", "checkpoint", "answer", "done", "error"
 	Data   json.RawMessage // what clients see
 	Tokens []int32         // ids of the tokens in it, for going on after a restart; never shown
@@ -60,6 +60,7 @@ type Filter struct {
 	State  State     // "" any
 	Before time.Time // created before; zero: any
 	Limit  int       // not positive: 100
+	Heads  bool      // Request and Reply, which may be large, are not wanted and may be left out
 }
 
 // Errors that callers test for.
@@ -67,7 +68,11 @@ var (
 	ErrNotFound = errors.New("no such run")
 	ErrExists   = errors.New("a run of that id exists")
 	ErrClosed   = errors.New("store is closed")
-	ErrFull     = errors.New("no space left in the store") // nothing was kept; the same call works once there is space again
+	// ErrUnavailable: what is kept cannot be read or written, for a reason that is not the call's.
+	ErrUnavailable = errors.New("the store is not available")
+	ErrFull        = errors.New("no space left in the store") // nothing was kept; the same call works once there is space again
+	ErrLeased      = errors.New("another server executes this run")
+	ErrIdle        = errors.New("no server executes this run")
 )
 
 // Store is implemented by memory, sqlite and redis. Its methods may be called concurrently. What they return must not be modified.
@@ -94,6 +99,31 @@ type Store interface {
 	// Close commits what is under way and closes.
 	Close() error
 }
+
+// Shared is a Store that several servers use at a time. A run under way is executed by one of them, which holds its lease: the one
+// that created it, that appended to it when it had ended, or that took it over. The lease lasts as long as that server and the store
+// hear of one another, and until somebody takes it. Append fails with ErrLeased at all others: also at one that has lost its lease
+// and does not know it yet.
+//
+// While the store is away, what is appended is kept in the server, and shown to its own readers, until it can be committed: the
+// events at the offsets that they were shown with. Such events have provisional offsets, larger than all others and as opaque as
+// any. Should the server die or lose the lease before they are committed, a reader that goes on behind one of them, at any
+// server, gets an event of type Reset first.
+type Shared interface {
+	Store
+	// TakeOver leases to this server runs whose server is dead, at most so many, and returns them.
+	TakeOver(ctx context.Context, most int) ([]Run, error)
+	// Release gives a lease back, so that another server takes the run over.
+	Release(ctx context.Context, id string) error
+	// Ask has the server that executes a run obey a command, which must do no harm if it comes twice, and returns its reply. It fails
+	// with ErrIdle where the run has ended, and with ErrUnavailable where no server answers in a bounded time.
+	Ask(ctx context.Context, id string, command []byte) (reply []byte, err error)
+	// Obey sets what answers the commands of other servers. It may be called concurrently, and must return when ctx ends.
+	Obey(func(ctx context.Context, id string, command []byte) (reply []byte))
+}
+
+// Reset is the type of an event that voids those that a reader has seen behind its offset: others will follow in their place.
+const Reset = "reset"
 
 // Follow yields a run's events above after, those to come included, until the run is no longer running and all of them were
 // yielded. An error, ctx's too, is yielded last.

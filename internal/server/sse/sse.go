@@ -9,7 +9,6 @@ import (
 	"iter"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // Event is one event; empty fields are left out.
@@ -23,18 +22,17 @@ type Event struct {
 type Writer struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
-	timeout time.Duration
 	buf     bytes.Buffer
 }
 
-// NewWriter begins an event stream with status 200. A write that the client does not take within timeout fails.
-func NewWriter(w http.ResponseWriter, timeout time.Duration) (*Writer, error) {
+// NewWriter begins an event stream with status 200. How long it waits for its client is w's affair.
+func NewWriter(w http.ResponseWriter) (*Writer, error) {
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	w.WriteHeader(http.StatusOK)
-	out := &Writer{w: w, control: http.NewResponseController(w), timeout: timeout}
+	out := &Writer{w: w, control: http.NewResponseController(w)}
 	return out, out.flush()
 }
 
@@ -60,9 +58,6 @@ func (w *Writer) Comment(text string) error {
 	return w.flush()
 }
 
-// Close lifts the deadline of the last write, which would else hold for the connection's next request.
-func (w *Writer) Close() error { return supported(w.control.SetWriteDeadline(time.Time{})) }
-
 func (w *Writer) field(name string, value []byte) {
 	w.buf.WriteString(name)
 	w.buf.WriteString(": ")
@@ -71,23 +66,15 @@ func (w *Writer) field(name string, value []byte) {
 }
 
 func (w *Writer) flush() error {
-	if err := supported(w.control.SetWriteDeadline(time.Now().Add(w.timeout))); err != nil {
-		return err
-	}
 	_, err := w.w.Write(w.buf.Bytes())
 	w.buf.Reset()
 	if err != nil {
 		return err
 	}
-	return supported(w.control.Flush())
-}
-
-// supported forgives writers that are no connections.
-func supported(err error) error {
-	if errors.Is(err, http.ErrNotSupported) {
-		return nil
+	if err := w.control.Flush(); !errors.Is(err, http.ErrNotSupported) { // by writers that are no connections
+		return err
 	}
-	return err
+	return nil
 }
 
 // maxLine is more than any event of ours has in one line.

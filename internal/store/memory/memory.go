@@ -42,6 +42,7 @@ type run struct {
 	deleted bool
 	bytes   int64
 	ended   *list.Element // nil while it is running
+	endedAt time.Time     // on the clock that nobody sets
 }
 
 // grace is how long an ended run is kept whatever the bounds.
@@ -243,13 +244,13 @@ func (s *Store) settle(r *run) {
 		r.ended = nil
 	}
 	if r.State != store.Running {
-		r.ended = s.ended.PushBack(r)
+		r.ended, r.endedAt = s.ended.PushBack(r), time.Now()
 	}
 	close(r.changed)
 	r.changed = make(chan struct{})
 	for s.opts.MaxRuns > 0 && len(s.runs) > s.opts.MaxRuns || s.opts.MaxBytes > 0 && s.bytes > s.opts.MaxBytes {
 		first := s.ended.Front()
-		if first == nil || time.Since(first.Value.(*run).Updated) < grace {
+		if first == nil || time.Since(first.Value.(*run).endedAt) < grace {
 			break
 		}
 		s.remove(first.Value.(*run))

@@ -39,3 +39,6 @@ func AddMigration(step string) (undo func()) {
 	migrations = append(migrations, step)
 	return func() { migrations = migrations[:len(migrations)-1] }
 }
+
+// Steady is the clock by which runs grow old.
+var Steady = steady

@@ -18,7 +18,10 @@ type reads struct {
 	run, head, events *sql.Stmt
 }
 
-const selectRuns = `SELECT id, owner, model, state, created, updated, last, request, reply FROM runs JOIN bodies ON bodies.run = runs.key `
+const (
+	selectRuns  = `SELECT id, owner, model, state, created, updated, last, request, reply FROM runs JOIN bodies ON bodies.run = runs.key `
+	selectHeads = `SELECT id, owner, model, state, created, updated, last, NULL, NULL FROM runs `
+)
 
 func prepareReads(db *sql.DB) (r reads, err error) {
 	for _, p := range []struct {
@@ -96,7 +99,11 @@ func (s *Store) List(ctx context.Context, f store.Filter) ([]store.Run, error) {
 	if !f.Before.IsZero() {
 		where, args = append(where, "created < ?"), append(args, f.Before.UnixMicro())
 	}
-	query := selectRuns + "WHERE " + strings.Join(where, " AND ") + " ORDER BY created DESC, id DESC LIMIT ?"
+	query := selectRuns
+	if f.Heads {
+		query = selectHeads
+	}
+	query += "WHERE " + strings.Join(where, " AND ") + " ORDER BY created DESC, id DESC LIMIT ?"
 	rows, err := s.readDB.QueryContext(ctx, query, append(args, cmp.Or(max(f.Limit, 0), 100))...)
 	if err != nil {
 		return nil, fmt.Errorf("list runs: %w", s.readError(err))

@@ -49,6 +49,8 @@ type Store struct {
 	readDB *sql.DB
 	reads  reads
 
+	clock func() time.Time // what is too old, is by it
+
 	closing chan struct{} // closed by Close
 	kick    chan struct{} // something is pending
 	ended   chan struct{} // closed by the writer when it returns
@@ -111,6 +113,7 @@ func Open(path string, opts Options) (_ *Store, err error) {
 	s := &Store{
 		path:    path,
 		opts:    opts,
+		clock:   steady(time.Now()),
 		closing: make(chan struct{}),
 		kick:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
@@ -145,6 +148,12 @@ func Open(path string, opts Options) (_ *Store, err error) {
 	}
 	go s.write()
 	return s, nil
+}
+
+// steady returns a clock that goes on from start, whatever the machine's is set to meanwhile: a clock that jumps forward must not make
+// everything old at once.
+func steady(start time.Time) func() time.Time {
+	return func() time.Time { return start.Add(time.Since(start)) }
 }
 
 func (s *Store) openWriter() (err error) {
@@ -275,9 +284,9 @@ func (s *Store) explain(err error) error {
 		case lib.SQLITE_CORRUPT, lib.SQLITE_NOTADB:
 			return damaged(s.path, err)
 		case lib.SQLITE_BUSY:
-			return fmt.Errorf("database %s is locked by another program: %w", s.path, err)
+			return fmt.Errorf("%w: database %s is locked by another program: %w", store.ErrUnavailable, s.path, err)
 		}
-		return fmt.Errorf("database %s: %w", s.path, err)
+		return fmt.Errorf("%w: database %s: %w", store.ErrUnavailable, s.path, err)
 	}
 	select {
 	case <-s.closing: // the pool's own error says less
@@ -290,5 +299,5 @@ func (s *Store) explain(err error) error {
 }
 
 func damaged(path string, err error) error {
-	return fmt.Errorf("database %s is damaged or not a database (%w): %s", path, err, moveAway)
+	return fmt.Errorf("%w: database %s is damaged or not a database (%w): %s", store.ErrUnavailable, path, err, moveAway)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +33,26 @@ func TestMain(m *testing.M) {
 
 func TestStore(t *testing.T) {
 	storetest.Test(t, func(t *testing.T) store.Store { return open(t, newPath(t), sqlite.Options{}) })
+}
+
+// A list of a thousand runs need not hold their requests and replies in memory.
+func TestHeads(t *testing.T) {
+	s := open(t, newPath(t), sqlite.Options{})
+	defer s.Close()
+	if err := s.Create(t.Context(), store.Run{ID: "r", Model: "m", Request: []byte(`{}`), Reply: []byte(`{}`)}); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := s.List(t.Context(), store.Filter{})
+	heads, errHeads := s.List(t.Context(), store.Filter{Heads: true})
+	if err != nil || errHeads != nil || len(whole) != 1 || len(heads) != 1 {
+		t.Fatalf("%v, %v; %v, %v", whole, err, heads, errHeads)
+	}
+	if heads[0].Request != nil || heads[0].Reply != nil || string(whole[0].Request) != "{}" {
+		t.Errorf("%+v, %+v", heads[0], whole[0])
+	}
+	if whole[0].Request, whole[0].Reply = nil, nil; !reflect.DeepEqual(whole, heads) {
+		t.Errorf("%+v, want %+v", heads, whole)
+	}
 }
 
 func TestReopen(t *testing.T) {

@@ -34,7 +34,7 @@ func (s *Store) tidy() (more bool) {
 // prune removes at most tidyRuns runs, within a transaction. Once the file is too large it goes on until an eighth of it is free, so
 // as not to have to start again with the next append.
 func (s *Store) prune() (more bool, err error) {
-	now := time.Now()
+	now := s.clock()
 	if s.opts.MaxAge > 0 {
 		keys, err := s.endedBefore(now.Add(-max(s.opts.MaxAge, grace)), tidyRuns)
 		if err != nil {

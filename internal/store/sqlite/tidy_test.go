@@ -7,6 +7,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"anytime/internal/store"
 	"anytime/internal/store/sqlite"
@@ -146,4 +147,20 @@ func fileSize(t *testing.T, path string) int64 {
 		t.Fatal(err)
 	}
 	return info.Size()
+}
+
+// A clock that is set forward, or back, makes nothing older than it is. The start of the store's clock is what time.Now returned
+// before someone set the machine's: the same moment of the monotonic clock under another time of day (a time.Time holds its seconds above
+// 30 bits of nanoseconds in its first word).
+func TestClockIsSet(t *testing.T) {
+	for _, jump := range []time.Duration{-365 * 24 * time.Hour, 365 * 24 * time.Hour} {
+		start := time.Now()
+		*(*uint64)(unsafe.Pointer(&start)) -= uint64(int64(jump/time.Second)) << 30
+		if !start.Round(0).Before(time.Now().Round(0).Add(time.Minute-jump)) || start.Round(0).Before(time.Now().Round(0).Add(-time.Minute-jump)) {
+			t.Fatalf("the machine's clock was at %v", start)
+		}
+		if now := sqlite.Steady(start)(); now.Round(0).Sub(start.Round(0)) > time.Minute {
+			t.Errorf("set by %v, the store's clock jumped from %v to %v", jump, start, now)
+		}
+	}
 }
