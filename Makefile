@@ -8,7 +8,7 @@ ARGS  ?=
 FUZZTIME ?= 1m
 
 default_model := models/cache/SmolLM2-135M-Instruct.Q4_1.gguf
-sources := $(shell find cmd internal api web -type f ! -name '*_test.go' ! -path '*/testdata/*' 2>/dev/null) go.mod go.sum
+sources := $(shell find cmd internal api web -type f -not -path "*/node_modules/*" ! -name '*_test.go' ! -path '*/testdata/*' 2>/dev/null) go.mod go.sum
 tool := go tool -modfile=tools/go.mod
 
 # The race detector needs a C compiler; the product does not.
@@ -19,7 +19,7 @@ simd := $(if $(filter amd64,$(shell go env GOARCH)),GOEXPERIMENT=simd)
 checkptr = $(if $(race),'-gcflags=github.com/gomlx/compute/...=-d=checkptr=0')
 go_test = ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib CGO_ENABLED=$(if $(race),1,0) $(simd) go test $(race) $(checkptr)
 
-.PHONY: help run build train engine model test test-all fuzz bench lint generate clean
+.PHONY: help run build train train-demo engine model test test-all fuzz bench lint generate clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,6 +30,9 @@ run: engine build $(if $(MODEL),,model) ## serve on ADDR with MODEL and ARGS
 build: bin/server ## build bin/server
 
 train: engine bin/train ## build bin/train
+
+train-demo: train bin/server ## a few minutes of BRPO: rollouts, rewards, a better curve, the adapter live in a server
+	runs/demo.sh
 
 bin/server: $(sources)
 	CGO_ENABLED=0 go build -trimpath -o $@ ./cmd/server

@@ -47,6 +47,7 @@ func main() {
 type bench struct {
 	model, lib, server string
 	runs, threads      int
+	count              int // requests with a deadline
 	out                io.Writer
 }
 
@@ -59,13 +60,21 @@ func run(ctx context.Context) error {
 	flag.IntVar(&b.runs, "runs", 5, "pairs of measurements for each row")
 	flag.IntVar(&b.threads, "threads", max(1, runtime.NumCPU()-1), "threads of the engine, on both sides")
 	flag.StringVar(&path, "out", "BENCHMARKS.md", "file to write")
+	flag.IntVar(&b.count, "deadlines", 200, "requests with a deadline for each of its rows")
+	only := flag.String("only", "", "the one part to run: interrupts, throughput, checkpoints or deadlines")
 	flag.Parse()
 
 	var report strings.Builder
 	b.out = io.MultiWriter(os.Stdout, &report)
 	b.head()
-	for _, row := range []func(context.Context) error{b.interrupts, b.throughput, b.checkpoints} {
-		if err := row(ctx); err != nil {
+	for _, part := range []struct {
+		name string
+		run  func(context.Context) error
+	}{{"interrupts", b.interrupts}, {"throughput", b.throughput}, {"checkpoints", b.checkpoints}, {"deadlines", b.deadlines}} {
+		if *only != "" && *only != part.name {
+			continue
+		}
+		if err := part.run(ctx); err != nil {
 			return err
 		}
 	}

@@ -18,15 +18,15 @@ import (
 	"anytime/internal/anytime"
 )
 
-// served starts the server and hands its address to use.
-func (b *bench) served(ctx context.Context, use func(url string) error) error {
+// served starts the server, with further flags, and hands its address to use.
+func (b *bench) served(ctx context.Context, use func(url string) error, flags ...string) error {
 	data, err := os.MkdirTemp("", "anytime-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(data)
-	cmd := exec.CommandContext(ctx, b.server, "-addr", "127.0.0.1:0", "-model", b.model, "-engine-lib", b.lib, "-data", data,
-		"-threads", strconv.Itoa(b.threads), "-ctx", "8192")
+	cmd := exec.CommandContext(ctx, b.server, append([]string{"-addr", "127.0.0.1:0", "-model", b.model, "-engine-lib", b.lib, "-data", data,
+		"-threads", strconv.Itoa(b.threads), "-ctx", "8192"}, flags...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	out, err := cmd.StdoutPipe()

@@ -18,7 +18,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"anytime/internal/anytime"
 	"anytime/internal/budget"
@@ -26,7 +25,6 @@ import (
 	"anytime/internal/catalog/adapters"
 	"anytime/internal/decode"
 	"anytime/internal/eval"
-	"anytime/internal/gguf"
 	"anytime/internal/train/rollout"
 	"anytime/internal/train/task"
 )
@@ -35,16 +33,10 @@ func (c *Config) adapterFolder() string {
 	return cmp.Or(home(c.Adapters), filepath.Join(home(c.Data), "adapters"))
 }
 
-// addAdapters gives a model those of the configuration and those that were loaded before.
-func addAdapters(c *catalog.ModelConfig, m ModelConfig, path string, header *gguf.Header, folder *adapters.Folder, log *slog.Logger) (adapters.Model, error) {
-	model := adapters.Model{
-		ID: c.ID,
-		Check: func(file string) error {
-			_, err := gguf.CheckAdapter(file, header)
-			return err
-		},
-		Hash: sync.OnceValues(func() (string, error) { return hashModel(path) }),
-	}
+// addAdapters gives a model those of the configuration and those that were loaded before. check and hash are adapters.Model's.
+func addAdapters(c *catalog.ModelConfig, m ModelConfig, check func(file string) error, hash func() (string, error),
+	folder *adapters.Folder, log *slog.Logger) (adapters.Model, error) {
+	model := adapters.Model{ID: c.ID, Check: check, Hash: hash}
 	var standard string
 	c.Adapters, standard, model.Failed = folder.Restore(c.ID, model.Check)
 	for _, name := range slices.Sorted(maps.Keys(m.Adapters)) {

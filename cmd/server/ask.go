@@ -32,7 +32,7 @@ Ask a running server, or one that is started for this question, and watch it thi
   -server URL      the running server; without it http://127.0.0.1:8080 is tried, and where none is there one is started
   -quiet           print the answer only
 
-The question - is read from standard input. A server with keys wants one in ANYTIME_KEY. For one that is started the
+The question - is read from standard input. A server with keys wants one in ANYTIME_API_KEY. For one that is started the
 configuration file and the environment count as for server itself.
 `
 
@@ -86,7 +86,7 @@ func ask(now, stop context.Context, args []string, env func(string) (string, boo
 		}
 		a.question = string(text)
 	}
-	key, _ := env("ANYTIME_KEY")
+	key, _ := env("ANYTIME_API_KEY")
 	c := client{url: strings.TrimSuffix(cmp.Or(a.server, "http://127.0.0.1:8080"), "/"), key: key}
 	if a.server == "" && !c.isAnytime(now) {
 		own, end, err := serveOnce(stop, a.model, env, stderr)
@@ -147,7 +147,7 @@ func (c client) call(ctx context.Context, method, path string, body any) (*http.
 	}
 	switch reply.StatusCode {
 	case http.StatusUnauthorized:
-		return nil, fmt.Errorf("%s; put it into the environment as ANYTIME_KEY", refusal.Error.Message)
+		return nil, fmt.Errorf("%s; put it into the environment as ANYTIME_API_KEY", refusal.Error.Message)
 	case http.StatusTooManyRequests:
 		return nil, fmt.Errorf("%s; try again in %s s", refusal.Error.Message, reply.Header.Get("Retry-After"))
 	}

@@ -130,6 +130,9 @@ func TestModelSettings(t *testing.T) {
 	if m.Path == "" || m.Context != 4096 || m.GPULayers == nil || *m.GPULayers != 20 || m.Family.Name != "qwen3" || m.Adapters["math"] == "" {
 		t.Errorf("%+v", m)
 	}
+	if big := c.Models[3]; big.ID != "big" || len(big.Engine) != 2 || big.Engine[0].KeyEnv != "GPU_KEY" || big.Engine[1].URL != "http://gpu2:8000/v1" {
+		t.Errorf("%+v", big)
+	}
 	if f := second.Family; f.Name != "mine" || f.Open != "<reason>\n" || !slices.Equal(f.Close, []string{"</reason>"}) {
 		t.Errorf("%+v", f.Family)
 	}
@@ -142,31 +145,33 @@ func TestLoadErrors(t *testing.T) {
 		args []string
 		says string // ' stands for "
 	}{
-		"unknown key":             {file: "addr: a:1\nadr: b:2\n", says: "line 2: 'adr' is no setting"},
-		"unknown key of a model":  {file: "models:\n- path: x\n  contxt: 5\n", says: "line 3: 'contxt' is no setting"},
-		"unknown key of a family": {file: "models:\n- path: x\n  family: {opn: x}\n", says: "line 3: family: 'opn' is no setting"},
-		"wrong family":            {file: "models:\n- path: x\n  family: {open: x, close: [y], closing: z}\n", says: "closing must contain 'y'"},
-		"unknown family":          {file: "models:\n- path: x\n  family: gwen\n", says: "line 3: family: there is no model family 'gwen'; the families are deepseek-r1,"},
-		"key twice":               {file: "addr: a:1\naddr: b:2\n", says: "already defined at line 1"},
-		"wrong type":              {file: "ctx: many\n", says: "line 1: cannot unmarshal !!str `many` into int"},
-		"wrong duration":          {file: "\ngrace: 10\n", says: "line 2: cannot unmarshal"},
-		"wrong size":              {file: "\nmemory: 3GB\n", says: "line 2: '3GB' must be a number of bytes, such as 1048576, 512MiB or 8GiB"},
-		"huge size":               {file: "memory: 99999999TiB\n", says: "less than 2^60"},
-		"not YAML":                {file: "addr: [\n", says: "yaml: line"},
-		"a list":                  {file: "- addr\n", says: "line 1: cannot unmarshal !!seq"},
-		"two documents":           {file: "addr: a:1\n---\naddr: b:2\n", says: "more than one document"},
-		"no file":                 {args: []string{"-config", "/nowhere/at.all"}, says: "config file: open /nowhere/at.all"},
-		"environment":             {env: "ANYTIME_THREADS=x", says: "ANYTIME_THREADS is 'x': it must be a whole number"},
-		"flag":                    {args: []string{"-threads", "x"}, says: "-threads is 'x': it must be a whole number"},
-		"float":                   {args: []string{"-top-p", "x"}, says: "-top-p is 'x': it must be a number"},
-		"duration":                {args: []string{"-grace", "10"}, says: "-grace is '10': it must be a duration, such as 500ms"},
-		"size":                    {args: []string{"-memory", "-1"}, says: "-memory is '-1': it must be a number of bytes"},
-		"effort":                  {args: []string{"-effort", "low"}, says: "-effort is 'low': it must be LEVEL=SHARE"},
-		"effort without a level":  {args: []string{"-effort", "=1"}, says: "must be LEVEL=SHARE"},
-		"unknown flag":            {args: []string{"-adr", "x"}, says: "flag provided but not defined: -adr"},
-		"flag without a value":    {args: []string{"-addr"}, says: "flag needs an argument: -addr"},
-		"stray word":              {args: []string{"start"}, says: "'start' is not understood"},
-		"several":                 {args: []string{"-threads", "x", "-ctx", "y"}, says: "-ctx is 'y': it must be a whole number\n-threads is"},
+		"unknown key":              {file: "addr: a:1\nadr: b:2\n", says: "line 2: 'adr' is no setting"},
+		"unknown key of a model":   {file: "models:\n- path: x\n  contxt: 5\n", says: "line 3: 'contxt' is no setting"},
+		"unknown key of a family":  {file: "models:\n- path: x\n  family: {opn: x}\n", says: "line 3: family: 'opn' is no setting"},
+		"wrong family":             {file: "models:\n- path: x\n  family: {open: x, close: [y], closing: z}\n", says: "closing must contain 'y'"},
+		"unknown family":           {file: "models:\n- path: x\n  family: gwen\n", says: "line 3: family: there is no model family 'gwen'; the families are deepseek-r1,"},
+		"unknown key of an engine": {file: "models:\n- id: x\n  engine: {knd: ollama}\n", says: "line 3: engine: 'knd' is no setting"},
+		"engine's key":             {file: "models:\n- id: x\n  engine: {kind: openai, url: http://x, key_env: NONE}\n", says: "models[0].engine.key_env is 'NONE': it must name a variable of the environment"},
+		"key twice":                {file: "addr: a:1\naddr: b:2\n", says: "already defined at line 1"},
+		"wrong type":               {file: "ctx: many\n", says: "line 1: cannot unmarshal !!str `many` into int"},
+		"wrong duration":           {file: "\ngrace: 10\n", says: "line 2: cannot unmarshal"},
+		"wrong size":               {file: "\nmemory: 3GB\n", says: "line 2: '3GB' must be a number of bytes, such as 1048576, 512MiB or 8GiB"},
+		"huge size":                {file: "memory: 99999999TiB\n", says: "less than 2^60"},
+		"not YAML":                 {file: "addr: [\n", says: "yaml: line"},
+		"a list":                   {file: "- addr\n", says: "line 1: cannot unmarshal !!seq"},
+		"two documents":            {file: "addr: a:1\n---\naddr: b:2\n", says: "more than one document"},
+		"no file":                  {args: []string{"-config", "/nowhere/at.all"}, says: "config file: open /nowhere/at.all"},
+		"environment":              {env: "ANYTIME_THREADS=x", says: "ANYTIME_THREADS is 'x': it must be a whole number"},
+		"flag":                     {args: []string{"-threads", "x"}, says: "-threads is 'x': it must be a whole number"},
+		"float":                    {args: []string{"-top-p", "x"}, says: "-top-p is 'x': it must be a number"},
+		"duration":                 {args: []string{"-grace", "10"}, says: "-grace is '10': it must be a duration, such as 500ms"},
+		"size":                     {args: []string{"-memory", "-1"}, says: "-memory is '-1': it must be a number of bytes"},
+		"effort":                   {args: []string{"-effort", "low"}, says: "-effort is 'low': it must be LEVEL=SHARE"},
+		"effort without a level":   {args: []string{"-effort", "=1"}, says: "must be LEVEL=SHARE"},
+		"unknown flag":             {args: []string{"-adr", "x"}, says: "flag provided but not defined: -adr"},
+		"flag without a value":     {args: []string{"-addr"}, says: "flag needs an argument: -addr"},
+		"stray word":               {args: []string{"start"}, says: "'start' is not understood"},
+		"several":                  {args: []string{"-threads", "x", "-ctx", "y"}, says: "-ctx is 'y': it must be a whole number\n-threads is"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if row.file != "" {
@@ -191,27 +196,39 @@ func TestValidate(t *testing.T) {
 		change func(*Config)
 		says   string // ' stands for "; empty: it is valid
 	}{
-		"as it is":                   {func(*Config) {}, ""},
-		"no port":                    {func(c *Config) { c.Addr = "localhost" }, "addr is 'localhost': it must be host:port"},
-		"wrong port":                 {func(c *Config) { c.Addr = "127.0.0.1:99999" }, "addr is '127.0.0.1:99999': it must be host:port"},
-		"all addresses":              {func(c *Config) { c.Addr = ":8080" }, "addr is ':8080': it must be a loopback address, such as 127.0.0.1:8080, unless there are API keys"},
-		"all addresses, keys":        {func(c *Config) { c.Addr, c.Keys = ":8080", keys }, ""},
-		"a name":                     {func(c *Config) { c.Addr = "lab.example:80" }, "must be a loopback address"},
-		"localhost":                  {func(c *Config) { c.Addr = "localhost:0" }, ""},
-		"IPv6 loopback":              {func(c *Config) { c.Addr = "[::1]:0" }, ""},
-		"no data":                    {func(c *Config) { c.Data = "" }, "data is '': it must name a folder"},
-		"no model":                   {func(c *Config) { c.Models = nil }, "models: there is none: name one with -model"},
-		"model without path":         {func(c *Config) { c.Models[0].Path = "" }, "models[0].path is '': it must name a GGUF file"},
-		"model id":                   {func(c *Config) { c.Models[0].ID = "a:b" }, "models[0].id is 'a:b': it must be of letters"},
-		"model id default":           {func(c *Config) { c.Models[0].ID = "default" }, "and not be default"},
-		"model ctx":                  {func(c *Config) { c.Models[0].Context = -1 }, "models[0].ctx is -1: it must be from 0"},
-		"model max_thinking":         {func(c *Config) { c.Models[0].MaxThinking = -1 }, "models[0].max_thinking is -1"},
-		"model gpu_layers":           {func(c *Config) { c.Models[0].GPULayers = &minusTwo }, "models[0].gpu_layers is"},
-		"model kv_type":              {func(c *Config) { c.Models[0].KVType = "q4" }, "models[0].kv_type is 'q4': it must be f16, q8_0 or f32"},
-		"adapter's name":             {func(c *Config) { c.Models[0].Adapters = map[string]string{"a:b": "x"} }, "models[0].adapters is 'a:b': it must name adapters"},
-		"adapter's file":             {func(c *Config) { c.Models[0].Adapters = map[string]string{"a": ""} }, "models[0].adapters.a is '': it must name the file of the adapter"},
+		"as it is":             {func(*Config) {}, ""},
+		"no port":              {func(c *Config) { c.Addr = "localhost" }, "addr is 'localhost': it must be host:port"},
+		"wrong port":           {func(c *Config) { c.Addr = "127.0.0.1:99999" }, "addr is '127.0.0.1:99999': it must be host:port"},
+		"all addresses":        {func(c *Config) { c.Addr = ":8080" }, "addr is ':8080': it must be a loopback address, such as 127.0.0.1:8080, unless there are API keys"},
+		"all addresses, keys":  {func(c *Config) { c.Addr, c.Keys = ":8080", keys }, ""},
+		"a name":               {func(c *Config) { c.Addr = "lab.example:80" }, "must be a loopback address"},
+		"localhost":            {func(c *Config) { c.Addr = "localhost:0" }, ""},
+		"IPv6 loopback":        {func(c *Config) { c.Addr = "[::1]:0" }, ""},
+		"no data":              {func(c *Config) { c.Data = "" }, "data is '': it must name a folder"},
+		"no model":             {func(c *Config) { c.Models = nil }, "models: there is none: name one with -model"},
+		"model without path":   {func(c *Config) { c.Models[0].Path = "" }, "models[0].path is '': it must name a GGUF file"},
+		"model id":             {func(c *Config) { c.Models[0].ID = "a:b" }, "models[0].id is 'a:b': it must be of letters"},
+		"model id default":     {func(c *Config) { c.Models[0].ID = "default" }, "and not be default"},
+		"model ctx":            {func(c *Config) { c.Models[0].Context = -1 }, "models[0].ctx is -1: it must be from 0"},
+		"model max_thinking":   {func(c *Config) { c.Models[0].MaxThinking = -1 }, "models[0].max_thinking is -1"},
+		"model gpu_layers":     {func(c *Config) { c.Models[0].GPULayers = &minusTwo }, "models[0].gpu_layers is"},
+		"model kv_type":        {func(c *Config) { c.Models[0].KVType = "q4" }, "models[0].kv_type is 'q4': it must be f16, q8_0 or f32"},
+		"adapter's name":       {func(c *Config) { c.Models[0].Adapters = map[string]string{"a:b": "x"} }, "models[0].adapters is 'a:b': it must name adapters"},
+		"adapter's file":       {func(c *Config) { c.Models[0].Adapters = map[string]string{"a": ""} }, "models[0].adapters.a is '': it must name the file of the adapter"},
+		"no such engine":       {func(c *Config) { c.Models[0].Engine = Engines{{Kind: "vllm"}} }, "models[0].engine: the engine's kind is 'vllm': it must be ollama or openai"},
+		"spec without a URL":   {func(c *Config) { c.Models[0].Path = "openai:m" }, "models[0].engine: 'openai:m': the server's URL is missing"},
+		"engine without an id": {func(c *Config) { c.Models = []ModelConfig{{Engine: Engines{{Kind: "openai", URL: "http://x"}}}} }, "models[0].id is '': it must be given where the engine does not name the model"},
+		"engine":               {func(c *Config) { c.Models = []ModelConfig{{Engine: Engines{{Kind: "ollama", Model: "x:1b"}}}} }, ""},
+		"adapters of a pool": {func(c *Config) {
+			c.Models[0].Engine, c.Models[0].Adapters = Engines{{Kind: "ollama", Model: "x"}}, map[string]string{"a": "b"}
+		}, "models[0].adapters: a model of several engines has none"},
 		"memory":                     {func(c *Config) { c.Memory = -1 }, "memory is -1: it must be 0 or more"},
 		"engine_lib":                 {func(c *Config) { c.EngineLib = "" }, "engine_lib is '': it must name the folder"},
+		"adapter called bare":        {func(c *Config) { c.Models[0].Adapters = map[string]string{"bare": "x"} }, "and none bare"},
+		"max_adapter":                {func(c *Config) { c.MaxAdapter = 1 }, "max_adapter is 1: it must be at least 1KiB"},
+		"gate_budgets":               {func(c *Config) { c.GateBudgets = "64,x" }, "gate_budgets is '64,x': it must be ascending numbers of thinking tokens"},
+		"gate_budgets descend":       {func(c *Config) { c.GateBudgets = "64, 64" }, "gate_budgets is '64, 64': it must be ascending"},
+		"gate_margin":                {func(c *Config) { c.GateMargin = 1.5 }, "gate_margin is 1.5: it must be from 0 to 1"},
 		"ctx":                        {func(c *Config) { c.Context = 10 }, "ctx is 10: it must be from 64 to 16777216"},
 		"cache_tokens":               {func(c *Config) { c.CacheTokens = 100 }, "cache_tokens is 100: it must be 0, or from ctx, 8192, to"},
 		"kv_type":                    {func(c *Config) { c.KVType = "" }, "kv_type is '': it must be f16, q8_0 or f32"},
@@ -232,7 +249,8 @@ func TestValidate(t *testing.T) {
 		"top_k":                      {func(c *Config) { c.TopK = -1 }, "top_k is -1: it must be 0 (all) or more"},
 		"max_runs":                   {func(c *Config) { c.MaxRuns = 0 }, "max_runs is 0: it must be from 1"},
 		"max_body":                   {func(c *Config) { c.MaxBody = 1 }, "max_body is 1: it must be from 1KiB to 1GiB"},
-		"store":                      {func(c *Config) { c.Store = "redis://localhost" }, "store is 'redis://localhost': it must be sqlite, sqlite:PATH or memory"},
+		"store":                      {func(c *Config) { c.Store = "postgres://localhost" }, "store is 'postgres://localhost': it must be sqlite, sqlite:PATH, memory, or an address such as redis://127.0.0.1:6379"},
+		"address of a store":         {func(c *Config) { c.Store = "redis://:a-secret@" }, "store is 'redis://': it must name a host, as in redis://127.0.0.1:6379"},
 		"store without path":         {func(c *Config) { c.Store = "sqlite:" }, "store is 'sqlite:'"},
 		"store with path":            {func(c *Config) { c.Store = "sqlite:x.db" }, ""},
 		"memory store":               {func(c *Config) { c.Store = "memory" }, ""},
@@ -243,6 +261,11 @@ func TestValidate(t *testing.T) {
 		"log_format":                 {func(c *Config) { c.LogFormat = "xml" }, "log_format is 'xml': it must be text or json"},
 		"key without secret":         {func(c *Config) { c.Keys = []string{"me:long-enough", "secretword"} }, "keys[1]: it must be NAME:SECRET"},
 		"short secret":               {func(c *Config) { c.Keys = []string{"me:short:admin"} }, "keys[0]: it must be NAME:SECRET"},
+		"key option":                 {func(c *Config) { c.Keys = []string{"me:long-enough:rnus=4"} }, "keys[0]: its rnus is no option of a key; admin, user, priority, runs, requests and thinking are"},
+		"key runs":                   {func(c *Config) { c.Keys = []string{"me:long-enough:runs=0:admin"} }, "keys[0]: its runs must be a whole number"},
+		"key requests":               {func(c *Config) { c.Keys = []string{"me:long-enough:requests=60"} }, "keys[0]: its requests must be N/TIME"},
+		"key thinking":               {func(c *Config) { c.Keys = []string{"me:long-enough:thinking=5/1ms"} }, "keys[0]: its thinking must be N/TIME"},
+		"key priority":               {func(c *Config) { c.Keys = []string{"me:long-enough:priority=high"} }, "keys[0]: its priority must be a whole number"},
 		"key twice":                  {func(c *Config) { c.Keys = []string{"me:long-enough", "me:other-secret"} }, "keys[1]: there is a key called 'me' already"},
 		"keys_file absent":           {func(c *Config) { c.KeysFile = "/nowhere/at.all" }, "keys_file is '/nowhere/at.all': it cannot be read"},
 		"keys_file without a key":    {func(c *Config) { c.KeysFile = writeFile(t, "# none\n") }, "has no key"},
@@ -280,9 +303,16 @@ func TestValidate(t *testing.T) {
 
 func TestKeys(t *testing.T) {
 	c := defaults()
-	c.Keys, c.KeysFile = []string{"a:secret-of-a"}, writeFile(t, "b:secret:of:b:admin\n")
+	c.Keys = []string{"a:secret-of-a", "c:secret-of-c:runs=4:requests=60/1m:thinking=1000000/24h:priority=2:user"}
+	c.KeysFile = writeFile(t, "b:secret:of:b:admin\n")
 	keys, err := c.keys()
-	want := []server.Key{{Name: "a", Secret: "secret-of-a"}, {Name: "b", Secret: "secret:of:b", Admin: true}}
+	want := []server.Key{
+		{Name: "a", Secret: "secret-of-a"},
+		{Name: "c", Secret: "secret-of-c", Priority: 2, Limits: server.Limits{
+			Runs: 4, Requests: server.Rate{N: 60, Per: time.Minute}, Thinking: server.Rate{N: 1000000, Per: 24 * time.Hour},
+		}},
+		{Name: "b", Secret: "secret:of:b", Admin: true},
+	}
 	if err != nil || !slices.Equal(keys, want) {
 		t.Errorf("%+v, %v", keys, err)
 	}
@@ -308,12 +338,12 @@ func TestSize(t *testing.T) {
 // The manual names every setting in each of its notations, with its default and its help.
 func TestManual(t *testing.T) {
 	var out bytes.Buffer
-	if err := command(t.Context(), t.Context(), []string{"-h"}, environment(), &out, &out); err != nil {
+	if err := command(t.Context(), t.Context(), []string{"-h"}, environment(), nil, &out, &out); err != nil {
 		t.Fatal(err)
 	}
 	text := strings.Join(strings.Fields(out.String()), " ")
 	c := defaults()
-	for _, s := range slices.Concat(settings(&c), settings(&ModelConfig{})) {
+	for _, s := range slices.Concat(settings(&c), settings(&ModelConfig{}), settings(&EngineConfig{})) {
 		for _, want := range []string{s.key + ":", s.help} {
 			if want == "" || !strings.Contains(text, want) {
 				t.Errorf("%s: %q is not there", s.key, want)
@@ -368,6 +398,10 @@ func TestExampleFile(t *testing.T) {
 			}
 			fmt.Fprintln(&want, "#")
 			for _, s := range settings(&ModelConfig{}) {
+				comment(s.key + ": " + s.help)
+			}
+			fmt.Fprint(&want, "#\n# An engine:\n#\n")
+			for _, s := range settings(&EngineConfig{}) {
 				comment(s.key + ": " + s.help)
 			}
 		}
@@ -428,6 +462,11 @@ const exampleText = `models:
     open: "<reason>\n"
     close: ["</reason>"]
     closing: "\n</reason>\n\n"
+- path: ollama:qwen3:8b
+- id: big
+  engine:
+  - {kind: openai, url: http://gpu1:8000/v1, model: Qwen/Qwen3-8B, key_env: GPU_KEY, patience: 5s}
+  - {kind: openai, url: http://gpu2:8000/v1, model: Qwen/Qwen3-8B}
 `
 
 // exampleModels is the example of models in the file.

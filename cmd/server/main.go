@@ -1,6 +1,7 @@
 // Server serves reasoning models over HTTP: a good answer at any thinking budget, deadline or interrupt.
 //
 //	server [serve] [flags]     serve; the first of both words may be left out
+//	server ask QUESTION        ask a running server, or one started for it
 //	server health [-addr A]    exit with 0 if a server at that address is ready
 //	server version             print the version
 //	server engine              the engine's process, which the server starts by itself
@@ -32,13 +33,14 @@ func main() {
 	hurry, cut := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGXFSZ) // a file that may not grow is an error of the store, not the end of the server
 	go func() {
 		<-signals
 		stop()
 		<-signals
 		cut()
 	}()
-	err := command(ctx, hurry, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr)
+	err := command(ctx, hurry, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "server:", err)
 	}
@@ -51,9 +53,9 @@ func main() {
 }
 
 // command runs a sub-command.
-func command(ctx, hurry context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) error {
+func command(ctx, hurry context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
 	name := "serve"
-	if len(args) > 0 && slices.Contains([]string{"serve", "health", "version", "engine", "help"}, args[0]) {
+	if len(args) > 0 && slices.Contains([]string{"serve", "ask", "health", "version", "engine", "help"}, args[0]) {
 		name, args = args[0], args[1:]
 	}
 	switch name {
@@ -65,6 +67,8 @@ func command(ctx, hurry context.Context, args []string, env func(string) (string
 		return nil
 	case "engine":
 		return llamacpp.Serve()
+	case "ask":
+		return ask(ctx, hurry, args, env, stdin, stdout, stderr)
 	}
 	cfg, err := load(args, env)
 	switch {

@@ -9,8 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 
 	"anytime/internal/catalog"
+	"anytime/internal/catalog/adapters"
 	"anytime/internal/decode"
 	"anytime/internal/decode/llamacpp"
 	"anytime/internal/gguf"
@@ -19,53 +21,85 @@ import (
 
 // findModels fetches the models that are not here yet, with a progress bar on progress, and looks into each file, so that what is
 // wrong with one shows now and not when it is first asked for.
-func findModels(ctx context.Context, cfg *Config, progress io.Writer, log *slog.Logger, open *engines) ([]catalog.ModelConfig, error) {
-	lib := home(cfg.EngineLib)
-	if found, _ := filepath.Glob(filepath.Join(lib, "libllama.*")); len(found) == 0 {
-		return nil, &ConfigError{"engine_lib", lib, "must be the folder of the llama.cpp libraries, and has no libllama: `make engine` fetches them into engine/lib"}
-	}
+func findModels(ctx context.Context, cfg *Config, progress io.Writer, log *slog.Logger, open *engines,
+	folder *adapters.Folder) (list []catalog.ModelConfig, hosts []adapters.Model, err error) {
 	h, err := hub.New(hub.Config{Dir: filepath.Join(home(cfg.Data), "models"), BaseURL: cfg.HubURL, Token: cfg.HubToken, Progress: hub.Reporter(progress)})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var files []string
+	var files []string // of those that have one
 	for _, m := range cfg.Models {
+		if !m.embedded() {
+			continue
+		}
+		lib := home(cfg.EngineLib)
+		if found, _ := filepath.Glob(filepath.Join(lib, "libllama.*")); len(found) == 0 {
+			return nil, nil, &ConfigError{"engine_lib", lib, "must be the folder of the llama.cpp libraries, and has no libllama: `make engine` fetches them into engine/lib"}
+		}
 		path, err := h.Fetch(ctx, home(m.Path))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		files = append(files, path)
 	}
-	var list []catalog.ModelConfig
 	names := modelIDs(files)
-	for i, m := range cfg.Models {
-		m.ID = cmp.Or(m.ID, names[i])
-		c, err := modelConfig(cfg, m, files[i], log, open)
+	for _, m := range cfg.Models {
+		var c catalog.ModelConfig
+		var host adapters.Model
+		at, err := m.endpoints(cfg)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
+		}
+		if m.embedded() {
+			m.ID = cmp.Or(m.ID, names[0])
+			c, host, err = embeddedModel(cfg, m, files[0], log, open, folder)
+			names, files = names[1:], files[1:]
+		} else {
+			c.ID = cmp.Or(m.ID, at[0].ID())
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		c.Family, c.MaxThinking = m.Family.Family, cmp.Or(m.MaxThinking, cfg.MaxThinking)
+		if m.Template != "" {
+			text, err := os.ReadFile(home(m.Template))
+			if err != nil {
+				return nil, nil, fmt.Errorf("model %q: template: %w", c.ID, err)
+			}
+			c.Template = string(text)
+		}
+		if len(at) > 0 {
+			if len(at) == 1 && !m.embedded() {
+				host, err = remoteAdapters(&c, m, at[0], folder, log)
+			}
+			remoteModel(&c, at, progress, log)
+		}
+		if err != nil {
+			return nil, nil, err
 		}
 		list = append(list, c)
+		if len(at) == 0 || len(at) == 1 && !m.embedded() { // a pool loads none
+			hosts = append(hosts, host)
+		}
 	}
-	return list, nil
+	return list, hosts, nil
 }
 
-// modelConfig is a model whose file is here.
-func modelConfig(cfg *Config, m ModelConfig, path string, log *slog.Logger, open *engines) (catalog.ModelConfig, error) {
+// embeddedModel is a model whose file is here, and what adapters are loaded for.
+func embeddedModel(cfg *Config, m ModelConfig, path string, log *slog.Logger, open *engines,
+	folder *adapters.Folder) (c catalog.ModelConfig, host adapters.Model, err error) {
 	header, err := gguf.Check(path)
 	if err != nil {
-		return catalog.ModelConfig{}, fmt.Errorf("model %q: %w", m.Path, err)
+		return c, host, fmt.Errorf("model %q: %w", m.Path, err)
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return catalog.ModelConfig{}, fmt.Errorf("model %q: %w", m.Path, err)
+		return c, host, fmt.Errorf("model %q: %w", m.Path, err)
 	}
 	engine := llamacpp.Config{
-		ModelPath: path, LibDir: home(cfg.EngineLib), ContextTokens: cfg.Context, CacheTokens: cfg.CacheTokens, Sequences: cfg.Sequences,
-		BatchTokens: cfg.BatchTokens, Threads: cfg.Threads, GPULayers: cfg.GPULayers, KVType: cfg.KVType,
+		ModelPath: path, LibDir: home(cfg.EngineLib), ContextTokens: cmp.Or(m.Context, cfg.Context), CacheTokens: cfg.CacheTokens, Sequences: cfg.Sequences,
+		BatchTokens: cfg.BatchTokens, Threads: cfg.Threads, GPULayers: cfg.GPULayers, KVType: cmp.Or(m.KVType, cfg.KVType),
 		FlashAttention: cfg.FlashAttention, Watchdog: cfg.Watchdog, Log: log.With("model", m.ID), OnRestart: func(error) { open.restarts.Inc() },
-	}
-	if m.Context > 0 {
-		engine.ContextTokens = m.Context
 	}
 	if trained := header.ContextTokens(); trained > 0 {
 		engine.ContextTokens = min(engine.ContextTokens, trained)
@@ -77,13 +111,9 @@ func modelConfig(cfg *Config, m ModelConfig, path string, log *slog.Logger, open
 	if m.GPULayers != nil {
 		engine.GPULayers = *m.GPULayers
 	}
-	if m.KVType != "" {
-		engine.KVType = m.KVType
-	}
-	c := catalog.ModelConfig{
-		ID: m.ID, ContextTokens: engine.ContextTokens, Created: info.ModTime(), Family: m.Family.Family, MaxThinking: cfg.MaxThinking,
-		Adapters: map[string]string{},
-		Bytes:    int64(header.TensorBytes() + uint64(engine.CacheTokens)*header.KVBytesPerToken(cacheTypes[engine.KVType])),
+	c = catalog.ModelConfig{
+		ID: m.ID, Engine: "llama.cpp", ContextTokens: engine.ContextTokens, Created: info.ModTime(), Curve: curveBeside(path, log),
+		Bytes: int64(header.TensorBytes() + uint64(engine.CacheTokens)*header.KVBytesPerToken(cacheTypes[engine.KVType])),
 		Open: func(ctx context.Context) (decode.Engine, error) {
 			e, err := llamacpp.Open(ctx, engine)
 			if err != nil {
@@ -92,23 +122,12 @@ func modelConfig(cfg *Config, m ModelConfig, path string, log *slog.Logger, open
 			return open.track(m.ID, e), nil
 		},
 	}
-	if m.MaxThinking > 0 {
-		c.MaxThinking = m.MaxThinking
+	check := func(file string) error {
+		_, err := gguf.CheckAdapter(file, header)
+		return err
 	}
-	if m.Template != "" {
-		text, err := os.ReadFile(home(m.Template))
-		if err != nil {
-			return c, fmt.Errorf("model %q: template: %w", m.Path, err)
-		}
-		c.Template = string(text)
-	}
-	for name, file := range m.Adapters {
-		c.Adapters[name] = home(file)
-		if _, err := gguf.CheckAdapter(c.Adapters[name], header); err != nil {
-			return c, fmt.Errorf("model %q: adapter %q: %w", m.Path, name, err)
-		}
-	}
-	return c, nil
+	host, err = addAdapters(&c, m, check, sync.OnceValues(func() (string, error) { return hashModel(path) }), folder, log)
+	return c, host, err
 }
 
 var cacheTypes = map[string]gguf.Type{"f16": gguf.F16, "q8_0": gguf.Q8_0, "f32": gguf.F32}

@@ -9,25 +9,32 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.opentelemetry.io/otel/trace"
 
 	"anytime/internal/anytime"
 	"anytime/internal/catalog"
-	"anytime/internal/decode"
+	"anytime/internal/catalog/adapters"
 	"anytime/internal/server"
 	"anytime/internal/store"
 	"anytime/internal/store/memory"
+	"anytime/internal/store/redis"
 	"anytime/internal/store/sqlite"
+	"anytime/web"
 )
 
-// What a client may take and send before its request has begun. There is no write timeout: streams last as long as thoughts.
+// What a client may take and send before its request has begun. There is no write timeout: streams last as long as thoughts, and the
+// handler gives each write its own.
 const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 64 << 10 // bytes
+	// sendBuffer is what the system holds for a client that does not read, in bytes. Left to itself it grows to megabytes.
+	sendBuffer = 64 << 10
 )
 
 // run serves until ctx ends; then every run in flight answers, which hurry's end cuts short. What is to be read by people, the
@@ -38,7 +45,7 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 	}
 	log := newLogger(&cfg, stderr)
 	// Before anything that takes long, so that a taken port fails at once.
-	listener, err := net.Listen("tcp", cfg.Addr)
+	listener, err := (&net.ListenConfig{Control: giveUpAfter(cfg.ClientTimeout)}).Listen(ctx, "tcp", cfg.Addr)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
@@ -49,7 +56,7 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 			err = errors.Join(err, fmt.Errorf("close %s: %w", what, e))
 		}
 	}
-	kept, err := openStore(&cfg)
+	kept, err := openStore(ctx, &cfg, log)
 	if err != nil {
 		return err
 	}
@@ -58,7 +65,15 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 	registry := prometheus.NewRegistry()
 	engines := newEngines()
 	registry.MustRegister(engines, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	found, err := findModels(ctx, &cfg, stderr, log, engines)
+	folder, err := adapters.OpenFolder(cfg.adapterFolder(), int64(cfg.MaxAdapter))
+	if err != nil {
+		return err
+	}
+	measure, err := newGate(&cfg)
+	if err != nil {
+		return usageError{err}
+	}
+	found, hosts, err := findModels(ctx, &cfg, stderr, log, engines, folder)
 	switch {
 	case ctx.Err() != nil:
 		return nil // a download that was broken off goes on at the next start
@@ -72,16 +87,30 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 		return err
 	}
 	defer closing("models", models)
+	loras := adapters.New(adapters.Config{Folder: folder, Catalog: models, Models: hosts, Gate: measure, Margin: cfg.GateMargin, Logger: log})
+	defer closing("adapters", loras)
+	tracing, err := newTracing(ctx, &cfg, log)
+	if err != nil {
+		return err
+	}
+	defer closing("traces", tracing)
 	solver := anytime.New(anytime.Config{
-		Models: models, Store: kept, Metrics: anytime.NewMetrics(registry), Logger: log, MaxRuns: cfg.MaxRuns, AnswerTokens: cfg.AnswerTokens,
+		Models: models, Store: kept, Metrics: anytime.NewMetrics(registry), Tracer: tracing.runs(), Logger: log, MaxRuns: cfg.MaxRuns, AnswerTokens: cfg.AnswerTokens,
+		Elastic: cfg.elastic(), ElasticTokens: cfg.Elastic == elasticAll,
 	})
 	defer closing("solver", solver)
-	handler, err := newHandler(ctx, &cfg, listener.Addr(), solver, models, kept, registry, log)
+	handler, err := newHandler(ctx, &cfg, listener.Addr(), solver, models, loras, kept, registry, tracing.requests(), log)
 	if err != nil {
 		return err
 	}
 	web := &http.Server{
-		Handler: handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		Handler: handler, ReadHeaderTimeout: min(headerTimeout, cfg.ClientTimeout), IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if tcp, ok := c.(*net.TCPConn); ok {
+				_ = tcp.SetWriteBuffer(sendBuffer) // else a slow client costs more memory, and nothing is wrong
+			}
+			return ctx
+		},
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
@@ -93,6 +122,7 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 	defer cancel()
 	if err == nil {
 		log.Info("stopping: runs in flight answer now", "runs", solver.Live(), "grace", cfg.Grace)
+		_ = loras.Close() // nothing is measured beside them; it has no error
 		if e := solver.Drain(grace); e != nil {
 			err = fmt.Errorf("%d runs did not answer in time; with a store on disk the next start takes them up: %w", solver.Live(), e)
 		}
@@ -128,6 +158,12 @@ func serve(ctx context.Context, served chan error, models *catalog.Catalog, solv
 			return failure
 		}
 		greet()
+		taken := make(chan struct{})
+		go func() {
+			defer close(taken)
+			solver.TakeOver(starting)
+		}()
+		defer func() { cancel(); <-taken }()
 	case err := <-served:
 		cancel()
 		<-started
@@ -157,7 +193,14 @@ func start(ctx context.Context, models *catalog.Catalog, solver *anytime.Solver)
 	return solver.Recover(ctx)
 }
 
-func openStore(cfg *Config) (store.Store, error) {
+func openStore(ctx context.Context, cfg *Config, log *slog.Logger) (store.Store, error) {
+	if strings.HasPrefix(cfg.Store, "redis") {
+		at, err := redis.ParseAddress(cfg.Store, cfg.RedisPassword)
+		if err != nil {
+			return nil, err
+		}
+		return redis.Open(ctx, at, redis.Options{MaxAge: cfg.RetentionAge, Logger: log})
+	}
 	path, err := cfg.storePath()
 	switch {
 	case err != nil:
@@ -180,26 +223,28 @@ func (l listed) Models() []server.Model {
 	return list
 }
 
-func newHandler(ctx context.Context, cfg *Config, addr net.Addr, solver *anytime.Solver, models *catalog.Catalog, kept store.Store,
-	registry *prometheus.Registry, log *slog.Logger) (http.Handler, error) {
+func newHandler(ctx context.Context, cfg *Config, addr net.Addr, solver *anytime.Solver, models *catalog.Catalog, loras *adapters.Manager,
+	kept store.Store, registry *prometheus.Registry, tracer trace.TracerProvider, log *slog.Logger) (http.Handler, error) {
 	keys, err := cfg.keys()
 	if err != nil {
 		return nil, err
 	}
 	tcp, ok := addr.(*net.TCPAddr)
+	page, err := web.Handler()
+	if err != nil {
+		return nil, err
+	}
 	return server.New(server.Config{
-		Solver: solver, Models: listed{models}, Store: kept, Metrics: registry, Logger: log,
+		Page: page, Solver: solver, Models: listed{models}, Adapters: loras, Store: kept, Metrics: registry, Tracer: tracer, Logger: log,
 		Ready: func(asked context.Context) error {
 			if ctx.Err() != nil {
 				return anytime.ErrDraining
 			}
 			return models.Ready(asked)
 		},
-		Keys: keys, Loopback: ok && tcp.IP.IsLoopback(), AllowedHosts: cfg.AllowedHosts, AllowedOrigins: cfg.AllowedOrigins,
-		Sampling: decode.Sampling{
-			Temperature: float32(cfg.Temperature), TopP: float32(cfg.TopP), TopK: cfg.TopK, MinP: float32(cfg.MinP),
-		},
-		Efforts: cfg.Efforts, ChatAnswerTokens: cfg.ChatAnswerTokens, MaxBody: int64(cfg.MaxBody),
+		Keys: keys, Quota: newQuota(kept), Loopback: ok && tcp.IP.IsLoopback(), AllowedHosts: cfg.AllowedHosts, AllowedOrigins: cfg.AllowedOrigins,
+		Sampling: cfg.sampling(), Efforts: cfg.Efforts, ChatAnswerTokens: cfg.ChatAnswerTokens, MaxBody: int64(cfg.MaxBody),
+		Timeout: cfg.ClientTimeout,
 	})
 }
 

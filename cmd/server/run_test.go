@@ -75,7 +75,7 @@ func startServer(t *testing.T, args ...string) *running {
 	s.stop, s.hurry = stop, cut
 	out, in := io.Pipe()
 	go func() {
-		err := command(ctx, hurry, args, environment(), in, os.Stderr)
+		err := command(ctx, hurry, args, environment(), nil, in, os.Stderr)
 		in.CloseWithError(fmt.Errorf("the server ended: %w", err))
 		s.done <- err
 	}()
@@ -171,10 +171,10 @@ func TestServeAndStop(t *testing.T) {
 	if _, body := get(t, s.url+"/metrics"); !strings.Contains(body, "anytime_engine_restarts_total 0") || !strings.Contains(body, "anytime_runs_running") {
 		t.Error("metrics are not there")
 	}
-	if err := command(t.Context(), t.Context(), []string{"health", "-addr", addr}, environment(), io.Discard, io.Discard); err != nil {
+	if err := command(t.Context(), t.Context(), []string{"health", "-addr", addr}, environment(), nil, io.Discard, io.Discard); err != nil {
 		t.Errorf("health: %v", err)
 	}
-	err := command(t.Context(), t.Context(), []string{"serve", "-addr", addr, "-model", talker, "-data", t.TempDir()}, environment(), io.Discard, io.Discard)
+	err := command(t.Context(), t.Context(), []string{"serve", "-addr", addr, "-model", talker, "-data", t.TempDir()}, environment(), nil, io.Discard, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "listen: ") {
 		t.Errorf("on a taken port: %v", err)
 	}
@@ -189,7 +189,7 @@ func TestServeAndStop(t *testing.T) {
 		t.Errorf("the run in flight got %+v", reply)
 	}
 	http.DefaultClient.CloseIdleConnections()
-	if err := command(t.Context(), t.Context(), []string{"health", "-addr", addr}, environment(), io.Discard, io.Discard); err == nil {
+	if err := command(t.Context(), t.Context(), []string{"health", "-addr", addr}, environment(), nil, io.Discard, io.Discard); err == nil {
 		t.Error("health of a server that has ended is well")
 	}
 }
@@ -244,7 +244,7 @@ func TestStartErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := append([]string{"-addr", "127.0.0.1:0", "-data", t.TempDir(), "-log-level", "error"}, row.args...)
-			err := command(t.Context(), t.Context(), args, environment(), io.Discard, io.Discard)
+			err := command(t.Context(), t.Context(), args, environment(), nil, io.Discard, io.Discard)
 			if err == nil || !strings.Contains(err.Error(), row.says) || errors.As(err, new(usageError)) != row.usage {
 				t.Errorf("%v\nit should say %s", err, row.says)
 			}
@@ -278,7 +278,7 @@ func TestStopWhileFetching(t *testing.T) {
 		t.Fatal(err)
 	}
 	args := []string{"-addr", "127.0.0.1:0", "-data", t.TempDir(), "-engine-lib", lib, "-model", "hf.co/a/b", "-hub-url", "http://" + l.Addr().String(), "-log-level", "error"}
-	if err := command(ctx, t.Context(), args, environment(), io.Discard, io.Discard); err != nil {
+	if err := command(ctx, t.Context(), args, environment(), nil, io.Discard, io.Discard); err != nil {
 		t.Error(err)
 	}
 	<-asked
@@ -312,7 +312,7 @@ func TestReachable(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	var out strings.Builder
-	if err := command(t.Context(), t.Context(), []string{"version"}, environment(), &out, io.Discard); err != nil || !strings.HasPrefix(out.String(), "anytime ") {
+	if err := command(t.Context(), t.Context(), []string{"version"}, environment(), nil, &out, io.Discard); err != nil || !strings.HasPrefix(out.String(), "anytime ") {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 }

@@ -94,6 +94,7 @@ func load(args []string, env func(string) (string, bool)) (Config, error) {
 	if token, ok := env("HF_TOKEN"); ok && c.HubToken == "" {
 		c.HubToken = token
 	}
+	errs = append(errs, c.readKeys(env))
 	return c, errors.Join(errs...)
 }
 
@@ -186,13 +187,19 @@ A flag that may be given several times replaces what the file has; in the enviro
 		fmt.Fprintln(w)
 		wrap(w, s.help)
 	}
-	fmt.Fprint(w, "\nEach of the models in the file may have:\n\n")
-	for _, s := range settings(&ModelConfig{}) {
-		fmt.Fprintf(w, "  %s:\n", s.key)
-		wrap(w, s.help)
+	for _, part := range []struct {
+		of     string
+		fields any
+	}{{"the models in the file", &ModelConfig{}}, {"a model's engines", &EngineConfig{}}} {
+		fmt.Fprintf(w, "\nEach of %s may have:\n\n", part.of)
+		for _, s := range settings(part.fields) {
+			fmt.Fprintf(w, "  %s:\n", s.key)
+			wrap(w, s.help)
+		}
 	}
 	fmt.Fprint(w, `
-Files: engine_lib (read), data (written). It listens on addr only, and speaks to nobody but the hub and the addresses of -model.
+Files: engine_lib (read), data (written). It listens on addr only, and speaks to nobody but the hub, the addresses of -model and the
+engines.
 SIGTERM or SIGINT ends it: nothing more is admitted, runs in flight answer from the thinking they have, replies are delivered.
 It exits with 0 when all that was done within grace, with 1 if not or after another error, with 2 if its settings are wrong.
 `)

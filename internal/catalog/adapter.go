@@ -45,7 +45,7 @@ func (c *Catalog) newModel(cfg ModelConfig) (*model, error) {
 // newAdapter gives an adapter its key. The caller holds mu, or nobody has the catalog yet.
 func (c *Catalog) newAdapter(name string, cfg AdapterConfig) *adapter {
 	c.loras++
-	return &adapter{AdapterConfig: cfg, name: name, key: fmt.Sprintf("%s#%d", name, c.loras)}
+	return &adapter{AdapterConfig: cfg, name: name, key: fmt.Sprintf("%.48s.%d", strings.ReplaceAll(name, "/", "-"), c.loras)} // a name for every engine
 }
 
 // choose returns the adapter that a request for a name gets; nil is the bare model. The caller holds mu, as for what follows up to

@@ -34,7 +34,8 @@ type ModelConfig struct {
 	ID string // without ":", which divides it from an adapter's name
 	// Open loads the model. It is called again after the engine was closed to make room.
 	Open          func(ctx context.Context) (decode.Engine, error)
-	Bytes         int64                    // of memory that it takes when it is loaded
+	Engine        string                   // what decodes it, for Models
+	Bytes         int64                    // of memory that it takes when it is loaded; 0 where that is another machine's
 	ContextTokens int                      // for Models, before it is loaded; 0 unknown
 	Created       time.Time                // for Models
 	Family        *prompt.Family           // nil: detected
@@ -87,6 +88,8 @@ type Info struct {
 	Created       time.Time
 	ContextTokens int // 0 unknown
 	MaxThinking   int // tokens
+	Engine        string
+	Capabilities  []string // what the engine can do; nil while it is not loaded
 	Adapters      []string
 	Adapter       string // the one that the model's name alone stands for; "" none
 }
@@ -263,7 +266,7 @@ func (c *Catalog) makeRoom(m *model) (idle []*model, ok bool) {
 		missing := c.bytes + m.Bytes - c.bound
 		var all []*model
 		for _, other := range c.all {
-			if other.state == loaded && other.users == 0 {
+			if other.state == loaded && other.users == 0 && other.Bytes > 0 {
 				all = append(all, other)
 			}
 		}
@@ -295,13 +298,32 @@ func (c *Catalog) Models() []Info {
 	for i, m := range c.all {
 		info := Info{
 			ID: m.ID, Default: i == 0, Loaded: m.state == loaded, Created: m.Created, ContextTokens: m.ContextTokens,
+			Engine:   m.Engine,
 			Adapters: slices.Sorted(maps.Keys(m.adapters)), Adapter: m.standard,
 		}
 		if m.state == loaded {
-			info.ContextTokens = m.engine.Info().ContextTokens
+			about := m.engine.Info()
+			info.ContextTokens, info.Capabilities = about.ContextTokens, capabilities(about.Capabilities)
 		}
 		info.MaxThinking = m.maxThinking(info.ContextTokens)
 		list[i] = info
+	}
+	return list
+}
+
+// capabilities names what an engine can do.
+func capabilities(can decode.Capabilities) []string {
+	list := []string{}
+	for _, c := range []struct {
+		can  bool
+		name string
+	}{
+		{can.TokenIDs, "token_ids"}, {can.LogProbs, "log_probs"}, {can.Grammar, "grammar"}, {can.LogitBias, "logit_bias"}, {can.Seed, "seed"},
+		{can.Forks, "forks"}, {can.Adapters, "adapters"},
+	} {
+		if c.can {
+			list = append(list, c.name)
+		}
 	}
 	return list
 }

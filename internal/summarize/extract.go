@@ -62,6 +62,13 @@ func Extract(summary string, announced bool) Extracted {
 	return trim(summary, 0, len(summary))
 }
 
+// whole is all of a text but the space around it.
+func whole(text string) Extracted {
+	answer := strings.TrimSpace(text)
+	start := strings.Index(text, answer)
+	return Extracted{Answer: answer, Start: start, End: start + len(answer)}
+}
+
 // trim cuts space, emphasis and the full stop of a sentence off an answer's ends.
 func trim(summary string, start, end int) Extracted {
 	const clothes = "* \t\r\n"

@@ -22,6 +22,8 @@ type Plan struct {
 	Reasoning []string
 	// Announced: Close ends in a header such as "Final Answer", so that the first paragraph is the answer, and the summary's end.
 	Announced bool
+	// Whole: the text has a form of its own, such as JSON, and is the answer as it stands.
+	Whole bool
 }
 
 // Summary is an answer with the text that it was found in.
@@ -79,7 +81,9 @@ func Take(ctx context.Context, fork decode.Sequence, plan Plan, onText func(Delt
 		}
 	}
 	finish := func(err error) (Summary, error) {
-		s.Extracted = Extract(s.Text, plan.Announced)
+		if s.Extracted = Extract(s.Text, plan.Announced); plan.Whole {
+			s.Extracted = whole(s.Text)
+		}
 		s.Confidence = confidence(shown, s.Start, s.End)
 		if !started.IsZero() {
 			s.Took = time.Since(started)
