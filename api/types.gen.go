@@ -230,13 +230,13 @@ func (e ChatCompletionRequestThinkingType) Valid() bool {
 
 // Defines values for ChatCompletionRequestVerbosity.
 const (
-	Medium ChatCompletionRequestVerbosity = "medium"
+	ChatCompletionRequestVerbosityMedium ChatCompletionRequestVerbosity = "medium"
 )
 
 // Valid indicates whether the value is a known member of the ChatCompletionRequestVerbosity enum.
 func (e ChatCompletionRequestVerbosity) Valid() bool {
 	switch e {
-	case Medium:
+	case ChatCompletionRequestVerbosityMedium:
 		return true
 	default:
 		return false
@@ -456,6 +456,63 @@ func (e OnDisconnect) Valid() bool {
 	}
 }
 
+// Defines values for ResponseObject.
+const (
+	ResponseObjectResponse ResponseObject = "response"
+)
+
+// Valid indicates whether the value is a known member of the ResponseObject enum.
+func (e ResponseObject) Valid() bool {
+	switch e {
+	case ResponseObjectResponse:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponseStatus.
+const (
+	ResponseStatusCancelled  ResponseStatus = "cancelled"
+	ResponseStatusCompleted  ResponseStatus = "completed"
+	ResponseStatusFailed     ResponseStatus = "failed"
+	ResponseStatusInProgress ResponseStatus = "in_progress"
+	ResponseStatusIncomplete ResponseStatus = "incomplete"
+)
+
+// Valid indicates whether the value is a known member of the ResponseStatus enum.
+func (e ResponseStatus) Valid() bool {
+	switch e {
+	case ResponseStatusCancelled:
+		return true
+	case ResponseStatusCompleted:
+		return true
+	case ResponseStatusFailed:
+		return true
+	case ResponseStatusInProgress:
+		return true
+	case ResponseStatusIncomplete:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponseDeletedObject.
+const (
+	ResponseDeletedObjectResponse ResponseDeletedObject = "response"
+)
+
+// Valid indicates whether the value is a known member of the ResponseDeletedObject enum.
+func (e ResponseDeletedObject) Valid() bool {
+	switch e {
+	case ResponseDeletedObjectResponse:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ResponseFormatType.
 const (
 	ResponseFormatTypeJsonObject ResponseFormatType = "json_object"
@@ -471,6 +528,186 @@ func (e ResponseFormatType) Valid() bool {
 	case ResponseFormatTypeJsonSchema:
 		return true
 	case ResponseFormatTypeText:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponseInputItemRole.
+const (
+	ResponseInputItemRoleAssistant ResponseInputItemRole = "assistant"
+	ResponseInputItemRoleDeveloper ResponseInputItemRole = "developer"
+	ResponseInputItemRoleSystem    ResponseInputItemRole = "system"
+	ResponseInputItemRoleUser      ResponseInputItemRole = "user"
+)
+
+// Valid indicates whether the value is a known member of the ResponseInputItemRole enum.
+func (e ResponseInputItemRole) Valid() bool {
+	switch e {
+	case ResponseInputItemRoleAssistant:
+		return true
+	case ResponseInputItemRoleDeveloper:
+		return true
+	case ResponseInputItemRoleSystem:
+		return true
+	case ResponseInputItemRoleUser:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponseInputItemType.
+const (
+	ResponseInputItemTypeFunctionCall       ResponseInputItemType = "function_call"
+	ResponseInputItemTypeFunctionCallOutput ResponseInputItemType = "function_call_output"
+	ResponseInputItemTypeMessage            ResponseInputItemType = "message"
+	ResponseInputItemTypeReasoning          ResponseInputItemType = "reasoning"
+)
+
+// Valid indicates whether the value is a known member of the ResponseInputItemType enum.
+func (e ResponseInputItemType) Valid() bool {
+	switch e {
+	case ResponseInputItemTypeFunctionCall:
+		return true
+	case ResponseInputItemTypeFunctionCallOutput:
+		return true
+	case ResponseInputItemTypeMessage:
+		return true
+	case ResponseInputItemTypeReasoning:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponsePartType.
+const (
+	ResponsePartTypeInputText     ResponsePartType = "input_text"
+	ResponsePartTypeOutputText    ResponsePartType = "output_text"
+	ResponsePartTypeReasoningText ResponsePartType = "reasoning_text"
+	ResponsePartTypeRefusal       ResponsePartType = "refusal"
+	ResponsePartTypeSummaryText   ResponsePartType = "summary_text"
+	ResponsePartTypeText          ResponsePartType = "text"
+)
+
+// Valid indicates whether the value is a known member of the ResponsePartType enum.
+func (e ResponsePartType) Valid() bool {
+	switch e {
+	case ResponsePartTypeInputText:
+		return true
+	case ResponsePartTypeOutputText:
+		return true
+	case ResponsePartTypeReasoningText:
+		return true
+	case ResponsePartTypeRefusal:
+		return true
+	case ResponsePartTypeSummaryText:
+		return true
+	case ResponsePartTypeText:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponseRequestInclude.
+const (
+	ReasoningEncryptedContent ResponseRequestInclude = "reasoning.encrypted_content"
+)
+
+// Valid indicates whether the value is a known member of the ResponseRequestInclude enum.
+func (e ResponseRequestInclude) Valid() bool {
+	switch e {
+	case ReasoningEncryptedContent:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponseRequestTextVerbosity.
+const (
+	ResponseRequestTextVerbosityMedium ResponseRequestTextVerbosity = "medium"
+)
+
+// Valid indicates whether the value is a known member of the ResponseRequestTextVerbosity enum.
+func (e ResponseRequestTextVerbosity) Valid() bool {
+	switch e {
+	case ResponseRequestTextVerbosityMedium:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponseRequestThinkingType.
+const (
+	ResponseRequestThinkingTypeAdaptive ResponseRequestThinkingType = "adaptive"
+	ResponseRequestThinkingTypeDisabled ResponseRequestThinkingType = "disabled"
+	ResponseRequestThinkingTypeEnabled  ResponseRequestThinkingType = "enabled"
+)
+
+// Valid indicates whether the value is a known member of the ResponseRequestThinkingType enum.
+func (e ResponseRequestThinkingType) Valid() bool {
+	switch e {
+	case ResponseRequestThinkingTypeAdaptive:
+		return true
+	case ResponseRequestThinkingTypeDisabled:
+		return true
+	case ResponseRequestThinkingTypeEnabled:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponseRequestToolsType.
+const (
+	ResponseRequestToolsTypeFunction ResponseRequestToolsType = "function"
+)
+
+// Valid indicates whether the value is a known member of the ResponseRequestToolsType enum.
+func (e ResponseRequestToolsType) Valid() bool {
+	switch e {
+	case ResponseRequestToolsTypeFunction:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponseRequestTruncation.
+const (
+	ResponseRequestTruncationDisabled ResponseRequestTruncation = "disabled"
+)
+
+// Valid indicates whether the value is a known member of the ResponseRequestTruncation enum.
+func (e ResponseRequestTruncation) Valid() bool {
+	switch e {
+	case ResponseRequestTruncationDisabled:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ResponseTextFormatType.
+const (
+	ResponseTextFormatTypeJsonObject ResponseTextFormatType = "json_object"
+	ResponseTextFormatTypeJsonSchema ResponseTextFormatType = "json_schema"
+	ResponseTextFormatTypeText       ResponseTextFormatType = "text"
+)
+
+// Valid indicates whether the value is a known member of the ResponseTextFormatType enum.
+func (e ResponseTextFormatType) Valid() bool {
+	switch e {
+	case ResponseTextFormatTypeJsonObject:
+		return true
+	case ResponseTextFormatTypeJsonSchema:
+		return true
+	case ResponseTextFormatTypeText:
 		return true
 	default:
 		return false
@@ -705,10 +942,13 @@ type BudgetFields struct {
 		// Exclude `true` leaves the thinking out of the reply.
 		Exclude *bool `json:"exclude,omitempty"`
 
+		// GenerateSummary The older name of `summary`.
+		GenerateSummary interface{} `json:"generate_summary,omitempty"`
+
 		// MaxTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 		MaxTokens *ThinkingTokens `json:"max_tokens,omitempty"`
 
-		// Summary Accepted; the thinking always comes back whole.
+		// Summary In `/v1/responses`: give the thinking as the summary. It always comes back whole.
 		Summary interface{} `json:"summary,omitempty"`
 	} `json:"reasoning,omitempty"`
 
@@ -949,10 +1189,13 @@ type ChatCompletionRequest struct {
 		// Exclude `true` leaves the thinking out of the reply.
 		Exclude *bool `json:"exclude,omitempty"`
 
+		// GenerateSummary The older name of `summary`.
+		GenerateSummary interface{} `json:"generate_summary,omitempty"`
+
 		// MaxTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 		MaxTokens *ThinkingTokens `json:"max_tokens,omitempty"`
 
-		// Summary Accepted; the thinking always comes back whole.
+		// Summary In `/v1/responses`: give the thinking as the summary. It always comes back whole.
 		Summary interface{} `json:"summary,omitempty"`
 	} `json:"reasoning,omitempty"`
 
@@ -1236,10 +1479,13 @@ type CompletionRequest struct {
 		// Exclude `true` leaves the thinking out of the reply.
 		Exclude *bool `json:"exclude,omitempty"`
 
+		// GenerateSummary The older name of `summary`.
+		GenerateSummary interface{} `json:"generate_summary,omitempty"`
+
 		// MaxTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 		MaxTokens *ThinkingTokens `json:"max_tokens,omitempty"`
 
-		// Summary Accepted; the thinking always comes back whole.
+		// Summary In `/v1/responses`: give the thinking as the summary. It always comes back whole.
 		Summary interface{} `json:"summary,omitempty"`
 	} `json:"reasoning,omitempty"`
 
@@ -1643,6 +1889,74 @@ type OnDisconnect string
 // the default; 5 without keys.
 type Priority = int
 
+// Response defines model for Response.
+type Response struct {
+	Background *bool `json:"background,omitempty"`
+
+	// Budget What was done about the budget.
+	Budget *BudgetReport `json:"budget,omitempty"`
+
+	// CreatedAt Seconds since 1970.
+	CreatedAt          int64             `json:"created_at"`
+	Error              *ResponseError    `json:"error"`
+	Id                 string            `json:"id"`
+	IncompleteDetails  *ResponseCut      `json:"incomplete_details"`
+	Instructions       *string           `json:"instructions"`
+	MaxOutputTokens    *int              `json:"max_output_tokens"`
+	Metadata           map[string]string `json:"metadata"`
+	Model              string            `json:"model"`
+	Object             ResponseObject    `json:"object"`
+	Output             []ResponseItem    `json:"output"`
+	ParallelToolCalls  bool              `json:"parallel_tool_calls"`
+	PreviousResponseId *string           `json:"previous_response_id"`
+	Reasoning          struct {
+		Effort  *string `json:"effort,omitempty"`
+		Summary *string `json:"summary,omitempty"`
+	} `json:"reasoning"`
+	Status      ResponseStatus `json:"status"`
+	Store       bool           `json:"store"`
+	Temperature *float32       `json:"temperature"`
+
+	// Text As it was asked for.
+	Text map[string]interface{} `json:"text"`
+
+	// ToolChoice As it was asked for.
+	ToolChoice interface{}              `json:"tool_choice"`
+	Tools      []map[string]interface{} `json:"tools"`
+	TopP       *float32                 `json:"top_p"`
+	Truncation string                   `json:"truncation"`
+	Usage      *ResponseUsage           `json:"usage"`
+	User       *string                  `json:"user,omitempty"`
+}
+
+// ResponseObject defines model for Response.Object.
+type ResponseObject string
+
+// ResponseStatus defines model for Response.Status.
+type ResponseStatus string
+
+// ResponseCut defines model for ResponseCut.
+type ResponseCut struct {
+	// Reason `max_output_tokens`: the answer was cut.
+	Reason string `json:"reason"`
+}
+
+// ResponseDeleted defines model for ResponseDeleted.
+type ResponseDeleted struct {
+	Deleted bool                  `json:"deleted"`
+	Id      string                `json:"id"`
+	Object  ResponseDeletedObject `json:"object"`
+}
+
+// ResponseDeletedObject defines model for ResponseDeleted.Object.
+type ResponseDeletedObject string
+
+// ResponseError defines model for ResponseError.
+type ResponseError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
 // ResponseFormat `json_schema` makes the answer, not the thinking, a JSON text that keeps to the schema, after a forced cut too; strict or not. What a grammar
 // of bounded size cannot enforce is refused by name. `json_object` makes it any JSON object.
 type ResponseFormat struct {
@@ -1661,6 +1975,306 @@ type ResponseFormat struct {
 
 // ResponseFormatType defines model for ResponseFormat.Type.
 type ResponseFormatType string
+
+// ResponseInputItem defines model for ResponseInputItem.
+type ResponseInputItem struct {
+	// Arguments A JSON object, as text.
+	Arguments *string `json:"arguments,omitempty"`
+
+	// CallId Of a call, and of its output.
+	CallId *string `json:"call_id,omitempty"`
+
+	// Content Text, or a list of text parts, which are joined.
+	Content *TextContent `json:"content,omitempty"`
+
+	// EncryptedContent Accepted; has no effect.
+	EncryptedContent interface{} `json:"encrypted_content,omitempty"`
+	Id               *string     `json:"id,omitempty"`
+	Name             *string     `json:"name,omitempty"`
+
+	// Output What the function returned.
+	Output  *TextContent           `json:"output,omitempty"`
+	Role    *ResponseInputItemRole `json:"role,omitempty"`
+	Status  *string                `json:"status,omitempty"`
+	Summary *TextContent           `json:"summary,omitempty"`
+	Type    *ResponseInputItemType `json:"type,omitempty"`
+}
+
+// ResponseInputItemRole defines model for ResponseInputItem.Role.
+type ResponseInputItemRole string
+
+// ResponseInputItemType defines model for ResponseInputItem.Type.
+type ResponseInputItemType string
+
+// ResponseItem A `message`, `reasoning`, a `function_call` or, of the input, a `function_call_output`.
+type ResponseItem struct {
+	Arguments *string         `json:"arguments,omitempty"`
+	CallId    *string         `json:"call_id,omitempty"`
+	Content   *[]ResponsePart `json:"content,omitempty"`
+	Id        string          `json:"id"`
+	Name      *string         `json:"name,omitempty"`
+	Output    *string         `json:"output,omitempty"`
+	Role      *string         `json:"role,omitempty"`
+
+	// Status `in_progress`, `completed` or `incomplete`.
+	Status  *string         `json:"status,omitempty"`
+	Summary *[]ResponsePart `json:"summary,omitempty"`
+	Type    string          `json:"type"`
+}
+
+// ResponseItemList defines model for ResponseItemList.
+type ResponseItemList struct {
+	Data    []ResponseItem `json:"data"`
+	FirstId *string        `json:"first_id,omitempty"`
+	HasMore bool           `json:"has_more"`
+	LastId  *string        `json:"last_id,omitempty"`
+
+	// Object `list`.
+	Object string `json:"object"`
+}
+
+// ResponsePart defines model for ResponsePart.
+type ResponsePart struct {
+	Annotations *[]interface{}   `json:"annotations,omitempty"`
+	Logprobs    *[]interface{}   `json:"logprobs,omitempty"`
+	Text        string           `json:"text"`
+	Type        ResponsePartType `json:"type"`
+}
+
+// ResponsePartType defines model for ResponsePart.Type.
+type ResponsePartType string
+
+// ResponseRequest defines model for ResponseRequest.
+type ResponseRequest struct {
+	// Background Return at once and go on (default false).
+	Background *bool `json:"background,omitempty"`
+
+	// Budget How long to think: `512` thinking tokens; `2s`, `750ms`, `1m30s` a deadline for the whole answer, from the request's arrival; `512,2s`
+	// both; `0` answer now; `max` (the default) the server's cap. A number is thinking tokens, -1 as `max`.
+	//
+	//
+	// Example: 512,2s
+	Budget *Budget `json:"budget,omitempty"`
+
+	// ChatTemplateKwargs Further variables are handed to the model's chat template.
+	ChatTemplateKwargs *ResponseRequest_ChatTemplateKwargs `json:"chat_template_kwargs,omitempty"`
+	Conversation       *map[string]interface{}             `json:"conversation,omitempty"`
+	CustomParams       *struct {
+		// ThinkingBudget Cap of the thinking in tokens; -1 the server's, 0 answers at once.
+		ThinkingBudget *ThinkingTokens `json:"thinking_budget,omitempty"`
+	} `json:"custom_params,omitempty"`
+
+	// Grammar A GBNF grammar with a rule `root` that the answer follows.
+	Grammar *Grammar `json:"grammar,omitempty"`
+
+	// Include Accepted; thinking is not encrypted.
+	Include *[]ResponseRequestInclude `json:"include,omitempty"`
+
+	// IncludeReasoning `false` leaves the thinking out of the reply.
+	IncludeReasoning *bool `json:"include_reasoning,omitempty"`
+
+	// Input A user's text, or items: messages, calls with their outputs, reasoning.
+	Input ResponseInputValue `json:"input"`
+
+	// Instructions A system message before the input. Those of earlier responses are not taken over.
+	Instructions *string `json:"instructions,omitempty"`
+
+	// MaxOutputTokens Cap of thinking and answer together; the answer's reserve comes off the thinking.
+	MaxOutputTokens *int `json:"max_output_tokens,omitempty"`
+
+	// MaxThinkingTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
+	MaxThinkingTokens *ThinkingTokens `json:"max_thinking_tokens,omitempty"`
+
+	// MaxToolCalls Accepted; this server calls nothing itself.
+	MaxToolCalls interface{} `json:"max_tool_calls,omitempty"`
+
+	// Metadata Comes back with the response.
+	Metadata *map[string]string `json:"metadata,omitempty"`
+
+	// MinP Tokens of at least this share of the likeliest one's probability; 0 is off.
+	MinP *MinP `json:"min_p,omitempty"`
+
+	// Model The model's id, `model:adapter` with an adapter; absent or `default` the default model.
+	Model *ModelName `json:"model,omitempty"`
+	Nvext *struct {
+		// MaxThinkingTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
+		MaxThinkingTokens *ThinkingTokens `json:"max_thinking_tokens,omitempty"`
+	} `json:"nvext,omitempty"`
+
+	// ParallelToolCalls Whether an answer may call several times (default true).
+	ParallelToolCalls *bool `json:"parallel_tool_calls,omitempty"`
+
+	// PreviousResponseId Goes on from this response's input and output.
+	PreviousResponseId *string `json:"previous_response_id,omitempty"`
+
+	// Priority What the thinking is worth when there is too little time for all, and thoughts are shortened. At most the key's, which is also
+	// the default; 5 without keys.
+	Priority *Priority               `json:"priority,omitempty"`
+	Prompt   *map[string]interface{} `json:"prompt,omitempty"`
+
+	// PromptCacheKey Accepted; prompts are cached anyway.
+	PromptCacheKey interface{} `json:"prompt_cache_key,omitempty"`
+
+	// PromptCacheRetention Accepted; prompts are cached anyway.
+	PromptCacheRetention interface{} `json:"prompt_cache_retention,omitempty"`
+	Reasoning            *struct {
+		// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+		Effort *Effort `json:"effort,omitempty"`
+
+		// Enabled `false` answers at once.
+		Enabled *bool `json:"enabled,omitempty"`
+
+		// Exclude `true` leaves the thinking out of the reply.
+		Exclude *bool `json:"exclude,omitempty"`
+
+		// GenerateSummary The older name of `summary`.
+		GenerateSummary interface{} `json:"generate_summary,omitempty"`
+
+		// MaxTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
+		MaxTokens *ThinkingTokens `json:"max_tokens,omitempty"`
+
+		// Summary In `/v1/responses`: give the thinking as the summary. It always comes back whole.
+		Summary interface{} `json:"summary,omitempty"`
+	} `json:"reasoning,omitempty"`
+
+	// ReasoningBudgetMessage Said inside the thinking when it is cut, before it is closed, such as `Time is up, I answer now.`
+	ReasoningBudgetMessage *BudgetMessage `json:"reasoning_budget_message,omitempty"`
+
+	// ReasoningBudgetTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
+	ReasoningBudgetTokens *ThinkingTokens `json:"reasoning_budget_tokens,omitempty"`
+
+	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+	ReasoningEffort *Effort `json:"reasoning_effort,omitempty"`
+
+	// SafetyIdentifier Accepted; has no effect.
+	SafetyIdentifier interface{} `json:"safety_identifier,omitempty"`
+
+	// Seed The same seed and request draw the same tokens, but for near-ties that rounding tips in batches of another shape.
+	Seed *Seed `json:"seed,omitempty"`
+
+	// ServiceTier Accepted; has no effect.
+	ServiceTier interface{} `json:"service_tier,omitempty"`
+
+	// Store `false` removes the response once it was sent (default true).
+	Store         *bool `json:"store,omitempty"`
+	Stream        *bool `json:"stream,omitempty"`
+	StreamOptions *struct {
+		// IncludeObfuscation Accepted; has no effect.
+		IncludeObfuscation *bool `json:"include_obfuscation,omitempty"`
+	} `json:"stream_options,omitempty"`
+
+	// Temperature 0 takes the likeliest token. Absent: the server's default.
+	Temperature *Temperature `json:"temperature,omitempty"`
+	Text        *struct {
+		// Format As `response_format` of a chat completion, with the schema beside its type.
+		Format    *ResponseTextFormat           `json:"format,omitempty"`
+		Verbosity *ResponseRequestTextVerbosity `json:"verbosity,omitempty"`
+	} `json:"text,omitempty"`
+
+	// Think `false` answers at once; or an effort.
+	Think    *ThinkValue `json:"think,omitempty"`
+	Thinking *struct {
+		// BudgetTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
+		BudgetTokens *ThinkingTokens `json:"budget_tokens,omitempty"`
+
+		// Type `disabled` answers at once.
+		Type *ResponseRequestThinkingType `json:"type,omitempty"`
+	} `json:"thinking,omitempty"`
+
+	// ThinkingBudget Cap of the thinking in tokens; -1 the server's, 0 answers at once.
+	ThinkingBudget *ThinkingTokens `json:"thinking_budget,omitempty"`
+
+	// ThinkingBudgetTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
+	ThinkingBudgetTokens *ThinkingTokens `json:"thinking_budget_tokens,omitempty"`
+
+	// ThinkingTokenBudget Cap of the thinking in tokens; -1 the server's, 0 answers at once.
+	ThinkingTokenBudget *ThinkingTokens `json:"thinking_token_budget,omitempty"`
+
+	// ToolChoice `auto` (default) lets the model choose, `none` forbids calls, `required` wants at least one, `{"type": "function", "function": {"name": …}}` that one.
+	ToolChoice *ToolChoice `json:"tool_choice,omitempty"`
+	Tools      *[]struct {
+		Description *string `json:"description,omitempty"`
+		Name        *string `json:"name,omitempty"`
+
+		// Parameters A JSON Schema of an object. Absent: any object.
+		Parameters *map[string]interface{} `json:"parameters,omitempty"`
+
+		// Strict Accepted; the schema is kept to in any case.
+		Strict *bool                    `json:"strict,omitempty"`
+		Type   ResponseRequestToolsType `json:"type"`
+	} `json:"tools,omitempty"`
+
+	// TopK The likeliest tokens; 0 and -1 are off.
+	TopK        *TopK `json:"top_k,omitempty"`
+	TopLogprobs *int  `json:"top_logprobs,omitempty"`
+
+	// TopP The likeliest tokens of this much probability together; 0 and 1 are off.
+	TopP       *TopP                      `json:"top_p,omitempty"`
+	Truncation *ResponseRequestTruncation `json:"truncation,omitempty"`
+
+	// User Comes back with the response.
+	User *string `json:"user,omitempty"`
+}
+
+// ResponseRequest_ChatTemplateKwargs Further variables are handed to the model's chat template.
+type ResponseRequest_ChatTemplateKwargs struct {
+	// EnableThinking `false` answers at once.
+	EnableThinking *bool `json:"enable_thinking,omitempty"`
+
+	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+	ReasoningEffort *Effort `json:"reasoning_effort,omitempty"`
+
+	// Thinking The same under its other name.
+	Thinking *bool `json:"thinking,omitempty"`
+
+	// ThinkingBudget Cap of the thinking in tokens; -1 the server's, 0 answers at once.
+	ThinkingBudget       *ThinkingTokens        `json:"thinking_budget,omitempty"`
+	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// ResponseRequestInclude defines model for ResponseRequest.Include.
+type ResponseRequestInclude string
+
+// ResponseRequestTextVerbosity defines model for ResponseRequest.Text.Verbosity.
+type ResponseRequestTextVerbosity string
+
+// ResponseRequestThinkingType `disabled` answers at once.
+type ResponseRequestThinkingType string
+
+// ResponseRequestToolsType defines model for ResponseRequest.Tools.Type.
+type ResponseRequestToolsType string
+
+// ResponseRequestTruncation defines model for ResponseRequest.Truncation.
+type ResponseRequestTruncation string
+
+// ResponseTextFormat As `response_format` of a chat completion, with the schema beside its type.
+type ResponseTextFormat struct {
+	Description *string `json:"description,omitempty"`
+	Name        *string `json:"name,omitempty"`
+
+	// Schema A JSON Schema.
+	Schema *map[string]interface{} `json:"schema,omitempty"`
+
+	// Strict Accepted; the schema is kept to in any case.
+	Strict *bool                  `json:"strict,omitempty"`
+	Type   ResponseTextFormatType `json:"type"`
+}
+
+// ResponseTextFormatType defines model for ResponseTextFormat.Type.
+type ResponseTextFormatType string
+
+// ResponseUsage defines model for ResponseUsage.
+type ResponseUsage struct {
+	InputTokens        int `json:"input_tokens"`
+	InputTokensDetails struct {
+		CachedTokens int `json:"cached_tokens"`
+	} `json:"input_tokens_details"`
+	OutputTokens        int `json:"output_tokens"`
+	OutputTokensDetails struct {
+		ReasoningTokens int `json:"reasoning_tokens"`
+	} `json:"output_tokens_details"`
+	TotalTokens int `json:"total_tokens"`
+}
 
 // RunList defines model for RunList.
 type RunList struct {
@@ -2043,6 +2657,9 @@ type AcceptHeader = string
 // BudgetQuery defines model for BudgetQuery.
 type BudgetQuery = string
 
+// ResponseID defines model for ResponseID.
+type ResponseID = string
+
 // RunID defines model for RunID.
 type RunID = string
 
@@ -2160,6 +2777,27 @@ type CompletionParams struct {
 	Budget *string `json:"Budget,omitempty"`
 }
 
+// CreateResponseParams defines parameters for CreateResponse.
+type CreateResponseParams struct {
+	// Budget The body field `budget`, for clients that cannot add fields.
+	Budget *string `json:"Budget,omitempty"`
+}
+
+// GetResponseParams defines parameters for GetResponse.
+type GetResponseParams struct {
+	// Stream Stream events.
+	Stream *StreamQuery `form:"stream,omitempty" json:"stream,omitempty"`
+
+	// StartingAfter With `stream`: only events behind this `sequence_number`.
+	StartingAfter *int64 `form:"starting_after,omitempty" json:"starting_after,omitempty"`
+
+	// IncludeObfuscation Accepted; has no effect.
+	IncludeObfuscation *bool `form:"include_obfuscation,omitempty" json:"include_obfuscation,omitempty"`
+
+	// Include Accepted; has no effect.
+	Include *string `form:"include[],omitempty" json:"include[],omitempty"`
+}
+
 // SolveJSONRequestBody defines body for Solve for application/json ContentType.
 type SolveJSONRequestBody = SolveRequest
 
@@ -2174,6 +2812,9 @@ type ChatControlJSONRequestBody = ControlRequest
 
 // CompletionJSONRequestBody defines body for Completion for application/json ContentType.
 type CompletionJSONRequestBody = CompletionRequest
+
+// CreateResponseJSONRequestBody defines body for CreateResponse for application/json ContentType.
+type CreateResponseJSONRequestBody = ResponseRequest
 
 // Getter for additional properties for BudgetFields_ChatTemplateKwargs. Returns the specified
 // element and whether it was found
@@ -2474,6 +3115,119 @@ func (a *CompletionRequest_ChatTemplateKwargs) UnmarshalJSON(b []byte) error {
 
 // Override default JSON handling for CompletionRequest_ChatTemplateKwargs to handle AdditionalProperties
 func (a CompletionRequest_ChatTemplateKwargs) MarshalJSON() ([]byte, error) {
+	var err error
+	object := make(map[string]json.RawMessage)
+
+	if a.EnableThinking != nil {
+		object["enable_thinking"], err = json.Marshal(a.EnableThinking)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'enable_thinking': %w", err)
+		}
+	}
+
+	if a.ReasoningEffort != nil {
+		object["reasoning_effort"], err = json.Marshal(a.ReasoningEffort)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'reasoning_effort': %w", err)
+		}
+	}
+
+	if a.Thinking != nil {
+		object["thinking"], err = json.Marshal(a.Thinking)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'thinking': %w", err)
+		}
+	}
+
+	if a.ThinkingBudget != nil {
+		object["thinking_budget"], err = json.Marshal(a.ThinkingBudget)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling 'thinking_budget': %w", err)
+		}
+	}
+
+	for fieldName, field := range a.AdditionalProperties {
+		object[fieldName], err = json.Marshal(field)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling '%s': %w", fieldName, err)
+		}
+	}
+	return json.Marshal(object)
+}
+
+// Getter for additional properties for ResponseRequest_ChatTemplateKwargs. Returns the specified
+// element and whether it was found
+func (a ResponseRequest_ChatTemplateKwargs) Get(fieldName string) (value interface{}, found bool) {
+	if a.AdditionalProperties != nil {
+		value, found = a.AdditionalProperties[fieldName]
+	}
+	return
+}
+
+// Setter for additional properties for ResponseRequest_ChatTemplateKwargs
+func (a *ResponseRequest_ChatTemplateKwargs) Set(fieldName string, value interface{}) {
+	if a.AdditionalProperties == nil {
+		a.AdditionalProperties = make(map[string]interface{})
+	}
+	a.AdditionalProperties[fieldName] = value
+}
+
+// Override default JSON handling for ResponseRequest_ChatTemplateKwargs to handle AdditionalProperties
+func (a *ResponseRequest_ChatTemplateKwargs) UnmarshalJSON(b []byte) error {
+	object := make(map[string]json.RawMessage)
+	err := json.Unmarshal(b, &object)
+	if err != nil {
+		return err
+	}
+
+	if raw, found := object["enable_thinking"]; found {
+		err = json.Unmarshal(raw, &a.EnableThinking)
+		if err != nil {
+			return fmt.Errorf("error reading 'enable_thinking': %w", err)
+		}
+		delete(object, "enable_thinking")
+	}
+
+	if raw, found := object["reasoning_effort"]; found {
+		err = json.Unmarshal(raw, &a.ReasoningEffort)
+		if err != nil {
+			return fmt.Errorf("error reading 'reasoning_effort': %w", err)
+		}
+		delete(object, "reasoning_effort")
+	}
+
+	if raw, found := object["thinking"]; found {
+		err = json.Unmarshal(raw, &a.Thinking)
+		if err != nil {
+			return fmt.Errorf("error reading 'thinking': %w", err)
+		}
+		delete(object, "thinking")
+	}
+
+	if raw, found := object["thinking_budget"]; found {
+		err = json.Unmarshal(raw, &a.ThinkingBudget)
+		if err != nil {
+			return fmt.Errorf("error reading 'thinking_budget': %w", err)
+		}
+		delete(object, "thinking_budget")
+	}
+
+	if len(object) != 0 {
+		a.AdditionalProperties = make(map[string]interface{})
+		for fieldName, fieldBuf := range object {
+			var fieldVal interface{}
+			err := json.Unmarshal(fieldBuf, &fieldVal)
+			if err != nil {
+				return fmt.Errorf("error unmarshaling field %s: %w", fieldName, err)
+			}
+			a.AdditionalProperties[fieldName] = fieldVal
+		}
+	}
+	return nil
+}
+
+// Override default JSON handling for ResponseRequest_ChatTemplateKwargs to handle AdditionalProperties
+func (a ResponseRequest_ChatTemplateKwargs) MarshalJSON() ([]byte, error) {
 	var err error
 	object := make(map[string]json.RawMessage)
 

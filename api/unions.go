@@ -110,3 +110,16 @@ func (c *ToolChoiceValue) UnmarshalJSON(b []byte) error {
 	c.Function = object.Name + object.Function.Name
 	return nil
 }
+
+// ResponseInputValue is a user's text, or items.
+type ResponseInputValue []ResponseInputItem
+
+// UnmarshalJSON reads either.
+func (v *ResponseInputValue) UnmarshalJSON(b []byte) error {
+	var text TextContent
+	if json.Unmarshal(b, (*string)(&text)) == nil {
+		*v = ResponseInputValue{{Role: new(ResponseInputItemRoleUser), Content: &text}}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]ResponseInputItem)(v))
+}

@@ -59,7 +59,7 @@ func small(t *testing.T) (dir string, fill, free func(*server)) {
 func TestDiskFull(t *testing.T) {
 	rounds := 1
 	if os.Getenv("ANYTIME_TEST_ALL") != "" {
-		rounds = 10
+		rounds = 5
 	}
 	dir, fill, free := small(t)
 	s := start(t, dir, exact(talker)...)

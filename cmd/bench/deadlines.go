@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -29,7 +30,8 @@ type asked struct {
 	tokens       int
 
 	refused bool
-	whole   bool // an answer of its own that was not cut off
+	retry   time.Duration // then: after which it may ask again
+	whole   bool          // an answer of its own that was not cut off
 	thought int
 	took    time.Duration
 	err     error
@@ -129,14 +131,16 @@ func drawDeadlines(rng *rand.Rand, floor time.Duration, n int) []asked {
 	return list
 }
 
-// atATime sends the requests one after another, some at a time.
+// atATime sends the requests one after another, some at a time. A client that is refused waits before it asks the next.
 func atATime(ctx context.Context, url string, list []asked) error {
 	next := make(chan *asked)
 	var wg sync.WaitGroup
 	for range deadlineAt {
 		wg.Go(func() {
 			for a := range next {
-				a.send(ctx, url)
+				if a.send(ctx, url); a.refused {
+					time.Sleep(a.retry) // as it was told
+				}
 			}
 		})
 	}
@@ -209,7 +213,9 @@ func (a *asked) send(ctx context.Context, url string) {
 			return err
 		case r.StatusCode == http.StatusTooManyRequests:
 			a.refused = true
-			return nil
+			seconds, err := strconv.Atoi(r.Header.Get("Retry-After"))
+			a.retry = time.Duration(seconds) * time.Second
+			return err
 		case r.StatusCode != http.StatusOK:
 			return fmt.Errorf("status %d: %s", r.StatusCode, data)
 		}

@@ -101,7 +101,7 @@ func (m *modelFlags) openRemote(ctx context.Context, stderr io.Writer) (_ model,
 	return loaded, err
 }
 
-// model is a loaded model.
+// model is a loaded model. Without modelFlags.remote its engine is a *llamacpp.Engine.
 type model struct {
 	engine   decode.Engine
 	renderer *prompt.Renderer

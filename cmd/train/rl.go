@@ -201,7 +201,7 @@ func (r *rl) run(ctx context.Context, set map[string]bool, stdout, stderr io.Wri
 		bar = newProgress(stderr, fmt.Sprintf("round %d, %s", round, what), total)
 	}
 	run, err := trainer.OpenRL(ctx, trainer.RLConfig{
-		RLSettings: r.settings, Open: open, Engine: loaded.engine, Renderer: loaded.renderer, Problems: problems, Folder: r.out, Keep: r.keep,
+		RLSettings: r.settings, Open: open, Engine: loaded.engine.(trainer.Engine), Renderer: loaded.renderer, Problems: problems, Folder: r.out, Keep: r.keep,
 		OnTrace: func(t rollout.Trace) {
 			seen.add(t, len(r.settings.Rollout.Budgets))
 			bar.set(seen.traces, "%.0f tokens/s, reward %.3f, accuracy %s", seen.speed(), seen.reward(r.method.Probabilities), seen.accuracy())

@@ -104,6 +104,8 @@ func shuffled(list []task.Example, seed uint64) iter.Seq[task.Example] {
 	}
 }
 
+const exampleOf = `{"id": "a", "problem": "What is 1 + 2?", "answers": ["3"], "thinking": "1+2=3", "summary": "\\boxed{3}"}`
+
 func readExamples(path string) ([]task.Example, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -119,7 +121,7 @@ func readExamples(path string) ([]task.Example, error) {
 		if len(bytes.TrimSpace(scan.Bytes())) == 0 {
 			continue
 		}
-		var e task.Example
+		e := task.Example{Problem: task.Problem{Task: "math"}} // as for problems
 		err := json.Unmarshal(scan.Bytes(), &e)
 		if err == nil {
 			err = e.Validate()
@@ -128,7 +130,7 @@ func readExamples(path string) ([]task.Example, error) {
 			err = errors.New(`"summary" is empty; it must be the answer to learn`)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s, line %d: %w; a line must be as train generate -sft writes it", path, n, err)
+			return nil, fmt.Errorf("%s, line %d: %w; a line must be such as %s", path, n, err, exampleOf)
 		}
 		list = append(list, e)
 	}
@@ -138,7 +140,7 @@ func readExamples(path string) ([]task.Example, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	case len(list) == 0:
-		return nil, fmt.Errorf("%s has no examples; it must have JSON lines as train generate -sft writes them", path)
+		return nil, fmt.Errorf("%s has no examples; it must have JSON lines such as %s", path, exampleOf)
 	}
 	return list, nil
 }

@@ -28,6 +28,7 @@ type load struct {
 	calm      time.Time // since when there has been none of those
 	smoother  elastic.Smoother
 	balanced  time.Time
+	probed    time.Time // see probe.go
 }
 
 // claim is one run's part in a load.

@@ -269,3 +269,30 @@ func TestDeadlinesTogether(t *testing.T) {
 		}
 	})
 }
+
+// An engine that was slow when it was measured last is not thought slow for ever, though it refuses all and so learns from nobody.
+func TestRefusalsDoNotLast(t *testing.T) {
+	simulate(t, steady(), policy{}, func(s *simulation) {
+		slow := s.engine.cost
+		slow.step, slow.sequence, slow.prefill = 20*slow.step, 20*slow.sequence, 20*slow.prefill
+		quick := s.engine.setCost(slow)
+		s.replies(t, s.many(t, 2, request(s, "100")))
+		s.engine.setCost(quick)
+		for tries := 1; ; tries++ {
+			id, err := s.Start(context.Background(), request(s, "1s"))
+			if err == nil {
+				if r := s.replies(t, []string{id})[0]; r.Answer == nil || r.Timings.DeadlineLeftMS < 0 {
+					t.Errorf("admitted at try %d: %+v, answer %v, %v ms left", tries, r.Stop, r.Answer, r.Timings.DeadlineLeftMS)
+				}
+				if tries == 1 {
+					t.Error("was not refused at first, so that this tests nothing")
+				}
+				return
+			}
+			if tries == 60 {
+				t.Fatalf("still refused: %v", err)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}

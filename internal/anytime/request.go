@@ -9,6 +9,7 @@ import (
 	"anytime/internal/budget"
 	"anytime/internal/decode"
 	"anytime/internal/decode/prompt"
+	"anytime/internal/store"
 )
 
 // Request is a question and how its answer is wanted. It is kept with its run, so that the run can go on after a restart.
@@ -72,6 +73,16 @@ const (
 	Answer   OnDisconnect = "answer"
 	Continue OnDisconnect = "continue"
 )
+
+// RequestOf returns what a run in the store was asked; of an extended run the latest.
+func RequestOf(run store.Run) (Request, error) {
+	var kept record
+	if err := json.Unmarshal(run.Request, &kept); err != nil {
+		return Request{}, fmt.Errorf("read the request of run %s: %w", run.ID, err)
+	}
+	kept.Request.Owner = run.Owner
+	return kept.Request, nil
+}
 
 // Reply is what became of a run: the JSON answer of /solve and the data of its "done" event.
 type Reply struct {

@@ -99,25 +99,32 @@ const lateMargin = 40 * time.Millisecond
 // prepare finds the model, renders the prompt, opens the sequence and the account. Its errors are the client's to see.
 func (r *run) prepare(ctx context.Context, t thought) (err error) {
 	r.thought, r.recalled, r.link = t, t.tokens, trace.SpanContextFromContext(ctx)
+	loading := ctx
 	if d := r.req.Budget.Deadline; d > 0 {
 		r.deadline = r.req.Arrived.Add(d)
+		until := r.deadline.Add(-min(lateMargin, d/4))
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadlineCause(ctx, r.deadline.Add(-min(lateMargin, d/4)), errLate)
+		loading, cancel = context.WithDeadlineCause(ctx, until, errLate)
+		defer cancel()
+		if soon := time.Now().Add(time.Second); r.door && until.Before(soon) {
+			until = soon // to find out what deadline could be met
+		}
+		ctx, cancel = context.WithDeadlineCause(ctx, until, errLate)
 		defer cancel()
 	}
 	defer func() {
-		if err != nil && errors.Is(context.Cause(ctx), errLate) {
-			if r.door {
-				err = &DeadlineError{Deadline: r.req.Budget.Deadline, Retry: time.Second}
-				return
-			}
+		switch {
+		case err == nil || !errors.Is(context.Cause(loading), errLate):
+		case !r.door:
 			r.late, err = true, nil
 			if r.modelID == "" {
 				r.modelID = r.req.Model
 			}
+		case errors.Is(err, context.DeadlineExceeded):
+			err = &DeadlineError{Deadline: r.req.Budget.Deadline, Retry: time.Second}
 		}
 	}()
-	if r.model, r.release, err = r.solver.cfg.Models.Acquire(ctx, r.req.Model); err != nil {
+	if r.model, r.release, err = r.solver.cfg.Models.Acquire(loading, r.req.Model); err != nil {
 		return err
 	}
 	r.modelID = r.model.ID

@@ -54,6 +54,14 @@ func (e *simEngine) Info() decode.Info {
 	}
 }
 
+// setCost changes the cost of what comes, and returns what it was.
+func (e *simEngine) setCost(c cost) (before cost) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before, e.cost = e.cost, c
+	return before
+}
+
 func (e *simEngine) Ready(context.Context) error { return nil }
 func (e *simEngine) Check(decode.Span) error     { return nil }
 

@@ -140,7 +140,8 @@ type ended struct {
 // simulation is a solver over a simulated engine.
 type simulation struct {
 	*anytime.Solver
-	cfg anytime.Config
+	cfg    anytime.Config
+	engine *simEngine
 }
 
 // variants are models that differ in their curves and share an engine.
@@ -175,7 +176,7 @@ func simulate(t *testing.T, w world, p policy, run func(*simulation)) {
 			v.all[name] = m
 		}
 		kept := memory.New(memory.Options{})
-		s := &simulation{cfg: anytime.Config{
+		s := &simulation{engine: e, cfg: anytime.Config{
 			Models: v, Store: kept, Metrics: anytime.NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 			MaxRuns: p.runs, AnswerTokens: 32, Elastic: p.elastic, ElasticTokens: p.all,
 		}}

@@ -101,6 +101,7 @@ func (s *Solver) Start(ctx context.Context, req Request) (id string, err error) 
 	}
 	r.door = true
 	if err := r.prepare(ctx, thought{}); err != nil {
+		s.reprobe(r, err)
 		s.dismiss(r)
 		return "", err
 	}

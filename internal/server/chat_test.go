@@ -419,7 +419,7 @@ func TestChatReset(t *testing.T) {
 	}})
 	reply := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(`"budget": 4, "logprobs": true`))
 	if c := reply.Choices[0]; *c.Message.Content != "It is 7" || len(c.Logprobs.Content) != 2 {
-		t.Errorf("content %q, log-probabilities %+v", c.Message.Content, c.Logprobs)
+		t.Errorf("content %q, log-probabilities %+v", *c.Message.Content, c.Logprobs)
 	}
 	content, before := "", ""
 	for _, c := range chunks[api.ChatCompletionChunk](b, "/v1/chat/completions", chat(`"budget": 4, "stream": true`)) {

@@ -207,6 +207,12 @@ func keeps(schema *openapi3.Schema, v any, at string) error {
 		}
 		return err
 	}
+	if len(schema.AllOf) == 1 && v != nil { // as a nullable reference is written
+		return keeps(schema.AllOf[0].Value, v, at)
+	}
+	if free := schema.AdditionalProperties.Has; schema.Type == nil || free != nil && *free {
+		return nil
+	}
 	switch v := v.(type) {
 	case []any:
 		for i, e := range v {

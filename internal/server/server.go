@@ -194,6 +194,11 @@ func (s *Server) routes() {
 	s.handle("POST", "/v1/chat/completions", s.chatCompletion)
 	s.handle("POST", "/v1/chat/completions/control", s.chatControl)
 	s.handle("POST", "/v1/completions", s.completion)
+	s.handle("POST", "/v1/responses", s.createResponse)
+	s.handle("GET", "/v1/responses/{id}", s.getResponse)
+	s.handle("DELETE", "/v1/responses/{id}", s.deleteResponse)
+	s.handle("POST", "/v1/responses/{id}/cancel", s.cancelResponse)
+	s.handle("GET", "/v1/responses/{id}/input_items", s.listInputItems)
 	s.handle("GET", "/v1/models", s.listModels)
 	s.handle("GET", "/v1/models/{id}", s.getModel)
 

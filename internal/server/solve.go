@@ -174,8 +174,8 @@ func (s *Server) listRuns(w http.ResponseWriter, c *call) error {
 
 // problemOf returns what a run was asked: the last of the user's messages, or the raw prompt.
 func problemOf(run store.Run) string {
-	var asked anytime.Request
-	if json.Unmarshal(run.Request, &asked) != nil {
+	asked, err := anytime.RequestOf(run)
+	if err != nil {
 		return "" // of another version
 	}
 	for _, m := range slices.Backward(asked.Messages) {

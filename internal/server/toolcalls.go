@@ -2,7 +2,9 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strings"
 
@@ -85,8 +87,11 @@ func (r *callReader) push(text string) (content string, deltas []callDelta) {
 
 // end returns the text that was held back; half a call is none.
 func (r *callReader) end() (content string) {
-	if r.state == inText {
+	switch {
+	case r.state == inText:
 		content = r.rest
+	case r.state == inCall && strings.Contains(r.rest, schema.CallClose):
+		content = schema.CallOpen + r.rest
 	}
 	r.rest = ""
 	if len(r.calls) > 0 && strings.TrimSpace(content) == "" {
@@ -132,11 +137,12 @@ func (r *callReader) head() (deltas []callDelta, rejected string) {
 	}
 	d := json.NewDecoder(strings.NewReader(r.rest))
 	err := d.Decode(&body)
-	behind := ""
-	if err == nil {
+	behind := r.rest
+	switch {
+	case err == nil:
 		behind = r.rest[d.InputOffset():]
-	} else {
-		behind = r.rest
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, "" // the mark of the end may be in a string
 	}
 	_, after, closed := strings.Cut(behind, schema.CallClose)
 	if !closed {

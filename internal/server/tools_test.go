@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"anytime/api"
 	"anytime/internal/decode/decodetest"
@@ -14,7 +15,7 @@ const weatherTool = `"tools": [{"type": "function", "function": {"name": "weathe
 
 // says is a site whose model thinks, and then says the given tokens, whatever it is asked.
 func says(t testing.TB, tokens ...string) *site {
-	return newSite(t, decodetest.Options{Model: decodetest.Script(steps(), "<think>\n", "</think>", func(string) []string { return tokens })})
+	return newSite(t, decodetest.Options{Step: 100 * time.Microsecond, Model: decodetest.Script(steps(), "<think>\n", "</think>", func(string) []string { return tokens })})
 }
 
 type call struct{ id, name, arguments string }
@@ -67,6 +68,7 @@ func TestToolCalls(t *testing.T) {
 		{"text and two calls", append(letters("Let me see.\n"+whole), letters("\n"+whole)...), "Let me see.", []string{"weather", arguments, "weather", arguments}, "tool_calls"},
 		{"another order of keys", letters(`<tool_call>{"arguments": {"x": [1]}, "name": "weather"}</tool_call>`), "", []string{"weather", `{"x": [1]}`}, "tool_calls"},
 		{"arguments as text", letters(`<tool_call>{"name": "weather", "arguments": "{\"x\": 1}"}</tool_call>`), "", []string{"weather", `{"x": 1}`}, "tool_calls"},
+		{"half an object", letters(`<tool_call>{"name": "weather"</tool_call>`), `<tool_call>{"name": "weather"</tool_call>`, nil, "stop"},
 		{"no call at all", letters(`<tool_call>weather(Ulm)</tool_call>.`), `<tool_call>weather(Ulm)</tool_call>.`, nil, "stop"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

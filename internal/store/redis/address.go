@@ -70,9 +70,10 @@ func ParseAddress(address, password string) (Address, error) {
 		port = "26379"
 	}
 	for host := range strings.SplitSeq(hosts, ",") {
-		if a.hosts = append(a.hosts, withPort(host, port)); host == "" || strings.HasPrefix(host, ":") {
+		if host == "" || strings.HasPrefix(host, ":") {
 			return a, errors.New("must name a host, as in redis://127.0.0.1:6379")
 		}
+		a.hosts = append(a.hosts, withPort(host, port))
 	}
 	if kind == "" && len(a.hosts) > 1 {
 		return a, errors.New("has several hosts; that is for redis+cluster:// and redis+sentinel://")

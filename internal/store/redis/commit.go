@@ -186,10 +186,6 @@ func (s *Store) settle(writes []*write) (again bool) {
 		h := w.h
 		result, err := w.reply.Slice()
 		if err != nil {
-			if redis.IsOOMError(err) && h.write == "create" && !h.late {
-				s.drop(h, fmt.Errorf("%w: redis: %v", store.ErrFull, err)) // nobody was promised anything yet
-				continue
-			}
 			failed, failure = append(failed, w), err
 			continue
 		}

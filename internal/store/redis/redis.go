@@ -94,6 +94,7 @@ func Open(ctx context.Context, at Address, opts Options) (*Store, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	redis.SetLogger(quiet{})
 	s := &Store{
 		client: at.client(), opts: opts, log: opts.Logger, prefix: at.prefix, session: rand.Text(),
 		closing: make(chan struct{}), kick: make(chan struct{}, 1),
@@ -113,6 +114,11 @@ func Open(ctx context.Context, at Address, opts Options) (*Store, error) {
 	s.wg.Go(s.keep)
 	return s, nil
 }
+
+// quiet keeps the client from writing to standard error: what goes wrong is the store's to tell.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 // Ready implements store.Store.
 func (s *Store) Ready(ctx context.Context) error {

@@ -16,6 +16,7 @@ import (
 
 	"anytime/internal/store"
 	"anytime/internal/store/redis"
+	"anytime/internal/store/redis/redistest"
 )
 
 // short is a lease that tests can wait for.
@@ -188,15 +189,15 @@ func TestLease(t *testing.T) {
 
 func TestTakeOver(t *testing.T) {
 	each(t, func(t *testing.T, url string) {
-		p := startProxy(t, strings.TrimPrefix(url, "redis://"))
-		a, b := open(t, p.url(), redis.Options{Lease: short}), open(t, url, redis.Options{Lease: short})
+		p := redistest.StartProxy(t, strings.TrimPrefix(url, "redis://"))
+		a, b := open(t, "redis://"+p.Addr, redis.Options{Lease: short}), open(t, url, redis.Options{Lease: short})
 		c := open(t, url, redis.Options{Lease: short})
 		create(t, a, "r1", "r2", "ended")
 		for _, id := range []string{"r1", "r2", "ended"} {
 			appendTo(t, a, id, events("thinking", "one", "two"))
 		}
 		appendTo(t, a, "ended", store.Change{State: store.Finished})
-		p.stall()
+		p.Stall()
 		takeOver(t, b, 10, "r1", "r2")
 		appendTo(t, b, "r1", events("thinking", "three"))
 		wantTexts(t, c, "r1", 0, "one two three")
@@ -206,7 +207,7 @@ func TestTakeOver(t *testing.T) {
 		takeOver(t, c, 10, "r1")
 		appendTo(t, c, "r1", events("thinking", "four"))
 		wantTexts(t, b, "r1", 0, "one two three four")
-		p.heal()
+		p.Heal()
 		for _, s := range []*redis.Store{a, b} {
 			if _, err := s.Append(within(t), "r1", events("thinking", "x")); !errors.Is(err, store.ErrLeased) {
 				t.Errorf("Append by a server that has lost the lease: %v, want ErrLeased", err)
@@ -287,13 +288,13 @@ func TestAway(t *testing.T) {
 // TestLost has a server lose its lease while Redis is away to it, and readers who have seen what will never be committed.
 func TestLost(t *testing.T) {
 	each(t, func(t *testing.T, url string) {
-		p := startProxy(t, strings.TrimPrefix(url, "redis://"))
-		a, b := open(t, p.url(), redis.Options{Lease: short}), open(t, url, redis.Options{Lease: short})
+		p := redistest.StartProxy(t, strings.TrimPrefix(url, "redis://"))
+		a, b := open(t, "redis://"+p.Addr, redis.Options{Lease: short}), open(t, url, redis.Options{Lease: short})
 		create(t, a, "seen", "unseen")
 		for _, id := range []string{"seen", "unseen"} {
 			appendTo(t, a, id, events("thinking", "one", "two"))
 		}
-		p.stall()
+		p.Stall()
 		for _, id := range []string{"seen", "unseen"} {
 			appendTo(t, a, id, events("thinking", "three", "four"))
 		}
@@ -309,7 +310,7 @@ func TestLost(t *testing.T) {
 		if err := b.Wait(within(t), "seen", shown); err != nil {
 			t.Errorf("Wait of a reader who must be told: %v", err)
 		}
-		p.heal()
+		p.Heal()
 		// What was seen goes on here for who saw it, and is not written.
 		eventually(t, "the loss is noticed", func() bool {
 			_, err := a.Append(within(t), "unseen", events("thinking", "x"))

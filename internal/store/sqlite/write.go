@@ -93,16 +93,15 @@ func (s *Store) commitPending() bool {
 	if len(ops) == 0 {
 		return false
 	}
-	err := s.transact(ops)
+	together := s.transact(ops)
 	for _, o := range ops {
-		if err != nil {
+		err := together
+		if err != nil && len(ops) > 1 {
 			// One by one, so that a change that cannot be kept does not take others with it.
-			if len(ops) > 1 {
-				err = s.transact([]*op{o})
-			}
-			if err != nil {
-				o.err = s.explain(err)
-			}
+			err = s.transact([]*op{o})
+		}
+		if err != nil {
+			o.err = s.explain(err)
 		}
 		close(o.done)
 	}

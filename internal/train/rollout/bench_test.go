@@ -44,6 +44,7 @@ func BenchmarkRollouts(b *testing.B) {
 		Engine: e, Renderer: r, Concurrency: 4,
 	}
 	last := slices.Max(c.Budgets)
+	speed := map[string]float64{}
 	for _, by := range []struct {
 		name   string
 		sample func(context.Context) (int, error)
@@ -70,7 +71,11 @@ func BenchmarkRollouts(b *testing.B) {
 				}
 				tokens += n
 			}
-			b.ReportMetric(float64(tokens)/b.Elapsed().Seconds(), "tokens/s")
+			speed[by.name] = float64(tokens) / b.Elapsed().Seconds()
+			b.ReportMetric(speed[by.name], "tokens/s")
+			if by.name == "prefills" {
+				b.ReportMetric(speed["forks"]/speed["prefills"], "x-forks")
+			}
 		})
 	}
 }

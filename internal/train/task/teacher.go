@@ -20,7 +20,7 @@ type Example struct {
 
 // Mix says what of the examples is out of the ordinary, as shares from 0 to 1.
 type Mix struct {
-	Cut   float64 // thoughts cut at a random byte before their end, one in eight before its first
+	Cut   float64 // thoughts cut at a random byte before their end, one in four before its first
 	Other float64 // questions that are no puzzles
 }
 
@@ -67,7 +67,7 @@ func (c Countdown) Examples(seed uint64, mix Mix) (iter.Seq[Example], error) {
 			if rng.Float64() < mix.Cut {
 				e.Cut = true
 				switch n := len(e.Thinking); {
-				case n > 0 && rng.IntN(8) == 0: // as a budget of 0 does
+				case n > 0 && rng.IntN(4) == 0: // as a budget of 0 does
 					e.Thinking = ""
 				case n > 0:
 					e.Thinking = e.Thinking[:rng.IntN(n)]

@@ -1,0 +1,463 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"anytime/internal/anytime"
+	"anytime/internal/budget"
+	"anytime/internal/decode/decodetest"
+)
+
+// upstream is another server, which decodes for ours and can die.
+type upstream interface {
+	// engine is its mapping in the config file.
+	engine() string
+	kill()
+	revive()
+	// busy is how many requests it decodes; -1 it does not tell.
+	busy() int
+}
+
+// scripted speaks OpenAI's protocol as the simplest servers do: text completions, streamed.
+type scripted struct {
+	t       testing.TB
+	address string
+	active  atomic.Int32
+	asked   atomic.Int32
+	web     *http.Server
+	ended   chan error
+}
+
+func newScripted(t testing.TB) *scripted {
+	s := &scripted{t: t, address: freeAddress(t)}
+	s.revive()
+	t.Cleanup(s.kill)
+	return s
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (s *scripted) engine() string {
+	return fmt.Sprintf("{kind: openai, url: 'http://%s', model: scripted}", s.address)
+}
+
+func (s *scripted) kill() {
+	if s.web != nil {
+		s.web.Close()
+		<-s.ended
+		s.web = nil
+	}
+}
+
+func (s *scripted) revive() {
+	l, err := net.Listen("tcp", s.address)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"object":"list","data":[{"id":"scripted","object":"model","owned_by":"test"}]}`)
+	})
+	mux.HandleFunc("POST /v1/completions", s.complete)
+	s.web, s.ended = &http.Server{Handler: mux, ReadHeaderTimeout: patience}, make(chan error, 1)
+	go func(web *http.Server, ended chan error) { ended <- web.Serve(l) }(s.web, s.ended)
+}
+
+func (s *scripted) busy() int { return int(s.active.Load()) }
+
+func (s *scripted) complete(w http.ResponseWriter, r *http.Request) {
+	var req struct {
+		Prompt    string `json:"prompt"`
+		MaxTokens int    `json:"max_tokens"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.active.Add(1)
+	s.asked.Add(1)
+	defer s.active.Add(-1)
+	w.Header().Set("Content-Type", "text/event-stream")
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for i := range req.MaxTokens {
+		token := decodetest.Words(req.Prompt, 0)
+		req.Prompt += token
+		finish := "null"
+		if i == req.MaxTokens-1 {
+			finish = `"length"`
+		}
+		fmt.Fprintf(w, "data: {\"choices\":[{\"index\":0,\"text\":%q,\"finish_reason\":%s}]}\n\n", token, finish)
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-tick.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	fmt.Fprint(w, "data: [DONE]\n\n")
+}
+
+// process is a real server.
+type process struct {
+	t    testing.TB
+	path string
+	args []string
+	env  []string
+	url  string
+	well string // path that answers 200
+	yaml string
+	cmd  *exec.Cmd
+}
+
+func (p *process) engine() string { return p.yaml }
+
+func (p *process) kill() {
+	if p.cmd != nil {
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+		_ = p.cmd.Wait()
+		p.cmd = nil
+	}
+}
+
+func (p *process) revive() {
+	p.cmd = exec.Command(p.path, p.args...)
+	p.cmd.Env = append(os.Environ(), p.env...)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what it starts is killed with it
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		if r, err := http.Get(p.url + p.well); err == nil {
+			r.Body.Close()
+			if r.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatalf("%s does not answer", p.path)
+		}
+	}
+}
+
+func (p *process) busy() int {
+	var slots []struct {
+		Processing bool `json:"is_processing"`
+	}
+	r, err := http.Get(p.url + "/slots")
+	if err != nil {
+		return -1
+	}
+	defer r.Body.Close()
+	if json.NewDecoder(r.Body).Decode(&slots) != nil {
+		return -1
+	}
+	n := 0
+	for _, s := range slots {
+		if s.Processing {
+			n++
+		}
+	}
+	return n
+}
+
+// built finds a server that the scripts in engine have built.
+func built(t testing.TB, variable, pattern, script string) string {
+	t.Helper()
+	if path := os.Getenv(variable); path != "" {
+		return path
+	}
+	found, _ := filepath.Glob(filepath.Join("..", "engine", pattern))
+	if len(found) == 0 {
+		t.Fatalf("it is not there: run engine/%s, or set %s to its path", script, variable)
+	}
+	path, err := filepath.Abs(found[len(found)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func newLlamaServer(t testing.TB) *process {
+	address := freeAddress(t)
+	host, port, _ := net.SplitHostPort(address)
+	p := &process{
+		t: t, path: built(t, "ANYTIME_LLAMA_SERVER", "llama-server/bin/llama-server", "llama-server/fetch.sh"), url: "http://" + address, well: "/health",
+		args: []string{
+			"-m", talker, "--host", host, "--port", port, "-t", "1", "-tb", "1", "--no-warmup", "--offline", "--slots",
+			"-ctk", "f32", "-ctv", "f32", "-fa", "off", "-c", "16384", "-np", "4",
+		},
+		yaml: fmt.Sprintf("{kind: openai, url: 'http://%s'}", address),
+	}
+	p.revive()
+	t.Cleanup(p.kill)
+	return p
+}
+
+func newOllama(t testing.TB) *process {
+	address, dir := freeAddress(t), t.TempDir()
+	p := &process{
+		t: t, path: built(t, "ANYTIME_OLLAMA", "ollama/ollama-v*", "ollama.sh"), url: "http://" + address, well: "/api/version", args: []string{"serve"},
+		env:  []string{"HOME=" + dir, "OLLAMA_HOST=" + address, "OLLAMA_MODELS=" + filepath.Join(dir, "models"), "OLLAMA_NUM_PARALLEL=4"},
+		yaml: fmt.Sprintf("{kind: ollama, url: 'http://%s', model: talker, sequences: 4, options: {num_thread: 1}}", address),
+	}
+	p.revive()
+	t.Cleanup(p.kill)
+	file := filepath.Join(dir, "Modelfile")
+	write(t, file, "FROM "+talker+"\n")
+	create := exec.Command(p.path, "create", "talker", "-f", file)
+	create.Env = append(os.Environ(), p.env...)
+	if out, err := create.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return p
+}
+
+// serving starts our server with a model of such engines.
+func serving(t testing.TB, more string, engines ...upstream) *server {
+	t.Helper()
+	config := "models:\n- id: there\n  ctx: 4096\n" + more + "  engine:\n"
+	for _, u := range engines {
+		config += "  - " + u.engine() + "\n"
+	}
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	write(t, path, config)
+	return start(t, "", "-config", path)
+}
+
+// think is how the scripted server's model thinks; it tells nothing of it.
+const think = "  family: think\n"
+
+func TestScriptedEngine(t *testing.T) {
+	u := newScripted(t)
+	promises(t, serving(t, think, u), u)
+}
+
+func TestLlamaServer(t *testing.T) {
+	if os.Getenv("ANYTIME_TEST_ALL") == "" {
+		return // with `make test-all`
+	}
+	u := newLlamaServer(t)
+	promises(t, serving(t, "", u), u)
+}
+
+func TestOllama(t *testing.T) {
+	if os.Getenv("ANYTIME_TEST_ALL") == "" {
+		return
+	}
+	u := newOllama(t)
+	promises(t, serving(t, "", u), u)
+}
+
+// promises holds a server to what it promises of any engine.
+func promises(t *testing.T, s *server, u upstream) {
+	t.Helper()
+	var list struct {
+		Data []struct {
+			ID           string
+			Engine       string
+			Capabilities []string
+		}
+	}
+	s.into(s.do("GET", "/v1/models", nil), &list)
+	if m := list.Data[0]; m.ID != "there" || !strings.Contains(u.engine(), "kind: "+m.Engine) || m.Capabilities == nil {
+		t.Errorf("listed as %+v", m)
+	}
+	for _, n := range []int{0, 1, 48} {
+		reply := s.solve(fmt.Sprintf("budget=%d", n), asked("What is 1 + 2?", n))
+		if reply.Stop.Cause != budget.CauseTokens || reply.Usage.ThinkingTokens != n || reply.Answer == nil {
+			t.Errorf("budget %d: %+v", n, reply)
+		}
+	}
+	reply := s.solve("budget=60&checkpoints=20,40&votes=3", asked("Vote.", 1))
+	if len(reply.Checkpoints) != 2 || reply.Checkpoints[0].Tokens != 20 || reply.Answer == nil || reply.Usage.ThinkingTokens != 60 {
+		t.Errorf("checkpoints and votes: %+v", reply)
+	}
+	reply = s.solve("budget=3s", asked("Hurry.", 1))
+	if reply.Stop.Cause != budget.CauseDeadline || reply.Answer == nil {
+		t.Errorf("deadline: %+v", reply)
+	}
+	interrupted(t, s)
+	killed(t, s, u)
+	freed(t, s, u)
+}
+
+// begin starts a long thought and returns its run when it thinks; its events are read until leave is called.
+func (s *server) begin(query string, n int) (run string, leave func()) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	thinks := make(chan string, 1)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		var run anytime.RunData
+		s.events(ctx, "POST", "/solve?"+query, asked("Think long.", n), func(e event) bool {
+			switch e.kind {
+			case "run":
+				_ = json.Unmarshal([]byte(e.data), &run)
+			case "thinking":
+				select {
+				case thinks <- run.ID:
+				default:
+				}
+			}
+			return false
+		})
+	}()
+	select {
+	case run = <-thinks:
+	case <-time.After(patience):
+		s.t.Fatal("it does not think")
+	}
+	return run, func() { cancel(); <-gone }
+}
+
+// interrupted asks for the answer in mid-thought, and has the thought go on behind it.
+func interrupted(t *testing.T, s *server) {
+	t.Helper()
+	run, leave := s.begin("budget=max", 2)
+	defer leave()
+	var reply, more anytime.Reply
+	s.into(s.do("POST", "/solve/"+run+"/interrupt?thinking=true", nil), &reply)
+	if reply.Stop.Cause != budget.CauseInterrupt || reply.Answer == nil || reply.Thinking == "" {
+		t.Errorf("interrupted: %+v", reply)
+	}
+	s.into(s.do("POST", "/solve/"+run+"/extend?budget=%2B40&thinking=true", nil), &more)
+	if more.Usage.ThinkingTokens != reply.Usage.ThinkingTokens+40 || !strings.HasPrefix(more.Thinking, reply.Thinking) || more.Answer == nil {
+		t.Errorf("extended from %d to %d tokens", reply.Usage.ThinkingTokens, more.Usage.ThinkingTokens)
+	}
+}
+
+// killed kills the engine in mid-thought: every run answers, with all the thinking that it asked for.
+func killed(t *testing.T, s *server, engines ...upstream) {
+	t.Helper()
+	const runs, tokens = 4, 600
+	replies := make([]anytime.Reply, runs)
+	var wg sync.WaitGroup
+	for i := range replies {
+		wg.Go(func() {
+			r := s.do("POST", fmt.Sprintf("/solve?budget=%d&checkpoints=200", tokens), asked("Survive.", i))
+			if err := json.Unmarshal(r.body, &replies[i]); err != nil || r.status != http.StatusOK {
+				t.Errorf("run %d: status %d: %s", i, r.status, r.body)
+			}
+		})
+	}
+	_, leave := s.begin("budget=max", 9)
+	engines[0].kill()
+	if len(engines) == 1 {
+		engines[0].revive()
+	}
+	wg.Wait()
+	leave()
+	lost := 0
+	for i, r := range replies {
+		if r.Answer == nil || r.Usage.ThinkingTokens != tokens || len(r.Checkpoints) != 1 {
+			lost++
+			t.Errorf("run %d: %d tokens, checkpoints %+v, stop %+v", i, r.Usage.ThinkingTokens, r.Checkpoints, r.Stop)
+		}
+	}
+	t.Logf("the engine was killed in the middle of %d thoughts: answers lost: %d", runs, lost)
+}
+
+// freed leaves in mid-thought, upon which the engine is to do nothing more.
+func freed(t *testing.T, s *server, u upstream) {
+	t.Helper()
+	_, leave := s.begin("budget=max", 3)
+	leave()
+	if u.busy() >= 0 {
+		s.until("free", func() bool { return u.busy() == 0 })
+	}
+	if reply := s.solve("budget=8", asked("Go on.", 4)); reply.Answer == nil {
+		t.Errorf("after a client left: %+v", reply)
+	}
+}
+
+// One of two engines is killed and stays away: its thoughts go on at the other.
+func TestPool(t *testing.T) {
+	a, b := newScripted(t), newScripted(t)
+	pooled(t, serving(t, think, a, b), a, b)
+	if a.asked.Load() == 0 || b.asked.Load() == 0 {
+		t.Errorf("one engine was asked %d times, the other %d", a.asked.Load(), b.asked.Load())
+	}
+}
+
+func TestPoolOfLlamaServers(t *testing.T) {
+	if os.Getenv("ANYTIME_TEST_ALL") == "" {
+		return
+	}
+	a, b := newLlamaServer(t), newLlamaServer(t)
+	pooled(t, serving(t, "", a, b), a, b)
+}
+
+func pooled(t *testing.T, s *server, engines ...upstream) {
+	t.Helper()
+	killed(t, s, engines...)
+	engines[0].revive()
+	killed(t, s, engines[1], engines[0])
+	if r := s.do("GET", "/readyz", nil); r.status != http.StatusOK {
+		t.Errorf("one engine is there, and yet it is not ready: %s", r.body)
+	}
+}
+
+// The embedded engine and another server together.
+func TestEmbeddedAndServer(t *testing.T) {
+	if os.Getenv("ANYTIME_TEST_ALL") == "" {
+		return
+	}
+	u := newLlamaServer(t)
+	s := serving(t, fmt.Sprintf("  path: %s\n", talker), u)
+	killed(t, s, u, u) // it stays away
+	if reply := s.solve("budget=32&votes=2", asked("And now?", 1)); reply.Answer == nil || reply.Usage.ThinkingTokens != 32 {
+		t.Errorf("%+v", reply)
+	}
+}
+
+// Nobody is there: the server says so and what to do.
+func TestEngineAway(t *testing.T) {
+	for says, model := range map[string]string{
+		"cannot be reached: see that the server is running":      "openai:m@http://" + freeAddress(t),
+		"start it with `ollama serve`, or name its address":      "ollama:m@http://" + freeAddress(t),
+		`the server's URL is missing: ollama:MODEL`:              "openai:m",
+		"models: there is none: name one with -model":            "",
+		"must be one such as http://127.0.0.1:8000":              "ollama:m@ftp://nowhere",
+		`key_env is "NO_SUCH_KEY": it must name a variable of t`: "key",
+	} {
+		args := []string{"-addr", "127.0.0.1:0", "-data", t.TempDir()}
+		switch model {
+		case "":
+		case "key":
+			path := filepath.Join(t.TempDir(), "config.yaml")
+			write(t, path, "models:\n- id: x\n  engine: {kind: openai, url: 'http://127.0.0.1:1', key_env: NO_SUCH_KEY}\n")
+			args = append(args, "-config", path)
+		default:
+			args = append(args, "-model", model)
+		}
+		out, err := exec.Command(binary, args...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), says) {
+			t.Errorf("%s: %v\n%s\nit should say %s", model, err, out, says)
+		}
+	}
+}
