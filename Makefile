@@ -7,7 +7,9 @@ MODEL ?=
 ARGS  ?=
 FUZZTIME ?= 1m
 
-default_model := models/cache/SmolLM2-135M-Instruct.Q4_1.gguf
+default_model := models/reasoner/reasoner.gguf
+# A model of others, for the tests and benchmarks.
+test_model := models/cache/SmolLM2-135M-Instruct.Q4_1.gguf
 sources := $(shell find cmd internal api web -type f -not -path "*/node_modules/*" ! -name '*_test.go' ! -path '*/testdata/*' 2>/dev/null) go.mod go.sum
 tool := go tool -modfile=tools/go.mod
 
@@ -19,12 +21,13 @@ simd := $(if $(filter amd64,$(shell go env GOARCH)),GOEXPERIMENT=simd)
 checkptr = $(if $(race),'-gcflags=github.com/gomlx/compute/...=-d=checkptr=0')
 go_test = ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib CGO_ENABLED=$(if $(race),1,0) $(simd) go test $(race) $(checkptr)
 
-.PHONY: help run build train train-demo engine model test test-all fuzz bench lint generate clean
+.PHONY: help run build train train-demo engine model test test-all test-real fuzz bench lint generate clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-run: engine build $(if $(MODEL),,model) ## serve on ADDR with MODEL and ARGS
+run: engine build ## serve on ADDR with MODEL and ARGS
+	@$(if $(MODEL),,echo 'The default model is a small reasoner for Countdown puzzles. For a general reasoner: make run MODEL=hf.co/unsloth/DeepSeek-R1-Distill-Qwen-1.5B-GGUF:Q4_K_M')
 	bin/server -addr $(ADDR) $(foreach m,$(or $(MODEL),$(default_model)),-model '$(m)') -engine-lib engine/lib -data data $(ARGS)
 
 build: bin/server ## build bin/server
@@ -45,7 +48,7 @@ bin/train: $(sources)
 engine: ## fetch the llama.cpp libraries (ENGINE=cpu, cuda or vulkan to choose)
 	@engine/fetch.sh
 
-model: ## fetch the default model
+model: ## fetch the model of the tests
 	@models/fetch.sh
 
 # What is longer, and only in test-all, asks for ANYTIME_TEST_ALL. Go's test cache knows which packages asked: after `make
@@ -56,15 +59,20 @@ test: engine ## vet and test (with the race detector where there is a C compiler
 test-all: engine ## test, and the longer tests
 	$(call run_tests,-timeout 30m,ANYTIME_TEST_ALL=1)
 
-# $(1): flags, $(2): environment. Without the default model its tests say that they are missing; on CI that is a failure.
+test-real: engine model ## test against a real Ollama and llama-server, which are built first (some 15 minutes), and XLA's CPU plugin
+	engine/ollama.sh
+	engine/llama-server/fetch.sh
+	ANYTIME_TEST_REAL=1 ANYTIME_TEST_MODEL=$(CURDIR)/$(test_model) $(go_test) -timeout 30m ./internal/decode/... ./internal/train/model ./e2e
+
+# $(1): flags, $(2): environment. Without the test model its tests say that they are missing; on CI that is a failure.
 define run_tests
 go vet ./...
-@if models/fetch.sh; then model=$(CURDIR)/$(default_model); \
+@if models/fetch.sh; then model=$(CURDIR)/$(test_model); \
 elif [ -n "$$CI" ]; then exit 1; else model=; fi; \
 export ANYTIME_TEST_MODEL="$$model"; \
 echo '$(strip $(2) go test $(race)) ./...'; \
 $(2) $(go_test) $(1) ./...; code=$$?; \
-[ -n "$$model" ] || echo 'NOT TESTED: the default model was not to be had (above is why), so its tests did not run' >&2; \
+[ -n "$$model" ] || echo 'NOT TESTED: the test model was not to be had (above is why), so its tests did not run' >&2; \
 exit $$code
 endef
 
@@ -75,7 +83,7 @@ fuzz: engine ## fuzz each target for FUZZTIME
 	done
 
 bench: engine model build ## run the benchmarks and write BENCHMARKS.md
-	ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib ANYTIME_TEST_MODEL=$(CURDIR)/$(default_model) \
+	ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib ANYTIME_TEST_MODEL=$(CURDIR)/$(test_model) \
 		CGO_ENABLED=0 go test -run '^$$' -bench . ./...
 	CGO_ENABLED=0 go run ./cmd/bench $(ARGS)
 

@@ -1644,6 +1644,18 @@ type CurvePoint struct {
 	Tokens float64 `json:"tokens"`
 }
 
+// DetokenizeReply defines model for DetokenizeReply.
+type DetokenizeReply struct {
+	Content string `json:"content"`
+}
+
+// DetokenizeRequest defines model for DetokenizeRequest.
+type DetokenizeRequest struct {
+	// Model The model's id, `model:adapter` with an adapter; absent or `default` the default model.
+	Model  *ModelName `json:"model,omitempty"`
+	Tokens []int32    `json:"tokens"`
+}
+
 // Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
 type Effort = string
 
@@ -1888,6 +1900,36 @@ type OnDisconnect string
 // Priority What the thinking is worth when there is too little time for all, and thoughts are shortened. At most the key's, which is also
 // the default; 5 without keys.
 type Priority = int
+
+// Props defines model for Props.
+type Props struct {
+	BosToken                  string           `json:"bos_token"`
+	BuildInfo                 string           `json:"build_info"`
+	ChatTemplate              string           `json:"chat_template"`
+	ChatTemplateCaps          *map[string]bool `json:"chat_template_caps,omitempty"`
+	DefaultGenerationSettings struct {
+		// NCtx Longest prompt and output together; 0 not known.
+		NCtx   int `json:"n_ctx"`
+		Params struct {
+			MinP        float32 `json:"min_p"`
+			Temperature float32 `json:"temperature"`
+			TopK        int     `json:"top_k"`
+			TopP        float32 `json:"top_p"`
+		} `json:"params"`
+	} `json:"default_generation_settings"`
+	EosToken   string `json:"eos_token"`
+	Modalities struct {
+		Audio  bool `json:"audio"`
+		Vision bool `json:"vision"`
+	} `json:"modalities"`
+	ModelAlias string `json:"model_alias"`
+
+	// ModelPath The model's id: where its file lies is nobody's affair.
+	ModelPath string `json:"model_path"`
+
+	// TotalSlots Sequences at once.
+	TotalSlots int `json:"total_slots"`
+}
 
 // Response defines model for Response.
 type Response struct {
@@ -2561,6 +2603,11 @@ type StopStrings = StringList
 // Temperature 0 takes the likeliest token. Absent: the server's default.
 type Temperature = float32
 
+// TemplateReply defines model for TemplateReply.
+type TemplateReply struct {
+	Prompt string `json:"prompt"`
+}
+
 // ThinkingTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 type ThinkingTokens = int
 
@@ -2591,6 +2638,27 @@ type TokenLogprob struct {
 	Logprob     float32      `json:"logprob"`
 	Token       string       `json:"token"`
 	TopLogprobs []TopLogprob `json:"top_logprobs"`
+}
+
+// TokenizeReply defines model for TokenizeReply.
+type TokenizeReply struct {
+	Tokens []any `json:"tokens"`
+}
+
+// TokenizeRequest defines model for TokenizeRequest.
+type TokenizeRequest struct {
+	// AddSpecial Put the model's token of a text's beginning first, if it has one (default false).
+	AddSpecial *bool  `json:"add_special,omitempty"`
+	Content    string `json:"content"`
+
+	// Model The model's id, `model:adapter` with an adapter; absent or `default` the default model.
+	Model *ModelName `json:"model,omitempty"`
+
+	// ParseSpecial Read the names of special tokens as these tokens (default true).
+	ParseSpecial *bool `json:"parse_special,omitempty"`
+
+	// WithPieces Tell each token's text too (default false).
+	WithPieces *bool `json:"with_pieces,omitempty"`
 }
 
 // Tool defines model for Tool.
@@ -2668,6 +2736,15 @@ type StreamQuery = bool
 
 // ThinkingQuery defines model for ThinkingQuery.
 type ThinkingQuery = bool
+
+// PropsParams defines parameters for Props.
+type PropsParams struct {
+	// Model The model's id. It is loaded if it is not.
+	Model *string `form:"model,omitempty" json:"model,omitempty"`
+
+	// Autoload Accepted; has no effect.
+	Autoload *bool `form:"autoload,omitempty" json:"autoload,omitempty"`
+}
 
 // ListRunsParams defines parameters for ListRuns.
 type ListRunsParams struct {
@@ -2798,8 +2875,17 @@ type GetResponseParams struct {
 	Include *string `form:"include[],omitempty" json:"include[],omitempty"`
 }
 
+// ApplyTemplateJSONRequestBody defines body for ApplyTemplate for application/json ContentType.
+type ApplyTemplateJSONRequestBody = ChatCompletionRequest
+
+// DetokenizeJSONRequestBody defines body for Detokenize for application/json ContentType.
+type DetokenizeJSONRequestBody = DetokenizeRequest
+
 // SolveJSONRequestBody defines body for Solve for application/json ContentType.
 type SolveJSONRequestBody = SolveRequest
+
+// TokenizeJSONRequestBody defines body for Tokenize for application/json ContentType.
+type TokenizeJSONRequestBody = TokenizeRequest
 
 // LoadAdapterJSONRequestBody defines body for LoadAdapter for application/json ContentType.
 type LoadAdapterJSONRequestBody = AdapterRequest

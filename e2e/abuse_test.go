@@ -68,7 +68,9 @@ func statuses(c net.Conn, n int) (list []int) {
 		if err != nil {
 			break
 		}
-		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if err != nil {
 			break
 		}
 		list = append(list, resp.StatusCode)
@@ -282,10 +284,10 @@ func TestHeaderInjection(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%q: %v", request, err)
 		}
+		defer resp.Body.Close()
 		if resp.Header.Get("X-Injected") != "" || resp.StatusCode >= 500 {
 			t.Errorf("%q: status %d, %v", request, resp.StatusCode, resp.Header)
 		}
-		_ = resp.Body.Close()
 		_ = c.Close()
 	}
 }

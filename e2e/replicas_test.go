@@ -305,7 +305,7 @@ func TestReplicaKilled(t *testing.T) {
 func TestRedisAway(t *testing.T) {
 	r := startRedis(t)
 	one, two := r.replica(t, ""), r.replica(t, "")
-	c := startCrowd(t, flight(), 600, one, two)
+	c := startCrowd(t, flight(), 400, one, two)
 	r.stop()
 	one.until("not ready", func() bool { return one.do("GET", "/readyz", nil).status == http.StatusServiceUnavailable })
 	// Its own clients get their answers meanwhile, new ones too.
@@ -334,7 +334,7 @@ func TestReplicaCutOff(t *testing.T) {
 	r := startRedis(t)
 	p := redistest.StartProxy(t, r.addr)
 	one, two := r.replica(t, p.Addr), r.replica(t, "")
-	const tokens = 2500
+	const tokens = 1000
 	stay := startCrowd(t, 4, tokens, one, two)
 	p.Stall()
 	two.until("has taken over", func() bool { return strings.Count(two.said(), "run of a dead server taken up") >= 4 })
@@ -372,7 +372,7 @@ func TestPaused(t *testing.T) {
 	}
 	r := startRedis(t)
 	one, two := r.replica(t, ""), r.replica(t, "")
-	c := startCrowd(t, 8, 800, one, two)
+	c := startCrowd(t, 8, 500, one, two)
 	r.real.Pause()
 	one.until("not ready", func() bool { return one.do("GET", "/readyz", nil).status == http.StatusServiceUnavailable })
 	<-time.After(8 * time.Second) // what the test is about
@@ -380,7 +380,7 @@ func TestPaused(t *testing.T) {
 	c.finish("Redis paused")
 	c.kept(one, two)
 
-	c = startCrowd(t, 8, 800, one, two)
+	c = startCrowd(t, 8, 500, one, two)
 	one.signal(syscall.SIGSTOP)
 	two.until("has taken over", func() bool { return strings.Count(two.said(), "run of a dead server taken up") >= 8 })
 	one.signal(syscall.SIGCONT)

@@ -117,6 +117,7 @@ func TestSlowSenders(t *testing.T) {
 					}
 					status = resp.StatusCode // the last one: not that of 100 Continue
 					_, _ = io.Copy(io.Discard, resp.Body)
+					_ = resp.Body.Close()
 				}
 				_ = c.Close()
 				outcomes <- outcome{name, status, time.Since(began)}
@@ -282,6 +283,7 @@ func idle(t testing.TB, n int) (bytes, goroutines float64) {
 				t.Error(err)
 				return
 			}
+			defer resp.Body.Close()
 			last := ""
 			lines := bufio.NewScanner(resp.Body)
 			lines.Buffer(nil, 1<<20)

@@ -171,21 +171,21 @@ func TestDatabaseDamaged(t *testing.T) {
 	data := t.TempDir()
 	path := filepath.Join(data, "runs.db")
 	s := start(t, data, exact(talker)...)
-	for i := range 20 {
+	for i := range 10 {
 		s.solve("budget=100&every=10", asked("Fill.", i))
 	}
 	stop(s) // which copies SQLite's log, out of which it would mend the file, into it
 	s = start(t, data, exact(talker)...)
 	done := make(chan response, 4)
 	for i := range cap(done) {
-		go func() { done <- s.do("POST", "/solve?budget=1000", asked("Survive.", i)) }()
+		go func() { done <- s.do("POST", "/solve?budget=500", asked("Survive.", i)) }()
 	}
 	s.until("thinking", func() bool { return s.metric("anytime_runs_running") == float64(cap(done)) })
 	scribble(t, path, 0.05, 1)
 	// Whoever waits for a reply gets it.
 	for range cap(done) {
 		var reply anytime.Reply
-		if s.into(<-done, &reply); reply.Answer == nil || reply.Usage.ThinkingTokens != 1000 {
+		if s.into(<-done, &reply); reply.Answer == nil || reply.Usage.ThinkingTokens != 500 {
 			t.Errorf("%+v", reply)
 		}
 	}

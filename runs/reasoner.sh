@@ -1,9 +1,9 @@
 #!/bin/sh
-# The project's own reasoner, from nothing: examples, a model with random weights, fine-tuning on the teacher's thoughts, BRPO on its
-# own, the evaluation of both on the puzzles held out; then the model, the adapter and their curves in models/reasoner.
+# The project's own reasoner, from nothing: examples, a model with random weights, fine-tuning on the teacher's thoughts in two stages,
+# BRPO on its own, the evaluation of both on the puzzles held out; then the model, the adapter and their reports in models/reasoner.
 #
-# It takes some two hours on one core with XLA's CPU plugin (BACKEND=xla:PLUGIN.so, a bin/train built with cgo and -tags xla), about twice
-# that without. Run again, it goes on where it was stopped.
+# It takes about an hour and a half on one core with XLA's CPU plugin (BACKEND=xla:PLUGIN.so, with a bin/train that was built with cgo and
+# -tags xla), some four hours with the Go backend. Run again, it goes on where it was stopped.
 # These may be set; what was begun with some goes on with the same only:
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,18 +13,22 @@ THREADS=${THREADS:-1}
 BACKEND=${BACKEND:-go}
 
 [ "$BACKEND" != go ] || make -s train
-export GOMAXPROCS="$THREADS"
+export GOMAXPROCS="$((THREADS + 1))"
 mkdir -p "$WORK" "$OUT"
-model=$WORK/sft/model.gguf
 
-# Files are made under another name, so that one that is there is whole.
+# Each stage makes its result under another name, so that one that is there is whole.
 if [ ! -e "$WORK/new.gguf" ]; then
 	bin/train generate -sft -n 20000 -seed 1 >"$WORK/examples.part"
 	mv "$WORK/examples.part" "$WORK/examples.jsonl"
 	bin/train new -data "$WORK/examples.jsonl" -out "$WORK/new.gguf"
 fi
-[ -e "$model" ] ||
-	bin/train sft -config runs/reasoner-sft.yaml -backend "$BACKEND" -threads "$THREADS" -model "$WORK/new.gguf" -out "$WORK/sft"
+learn() {
+	[ -e "$WORK/$1/model.gguf" ] ||
+		bin/train sft -config "runs/reasoner-$1.yaml" -backend "$BACKEND" -threads "$THREADS" -model "$2" -out "$WORK/$1"
+}
+learn sft "$WORK/new.gguf"
+learn sft2 "$WORK/sft/model.gguf"
+model=$WORK/sft2/model.gguf
 bin/train rl -config runs/reasoner-rl.yaml -backend "$BACKEND" -threads "$THREADS" -model "$model" -out "$WORK/rl"
 
 cp "$model" "$OUT/reasoner.gguf"

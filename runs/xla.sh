@@ -9,7 +9,7 @@ plugin=bin/pjrt_c_api_cpu_plugin.so
 size=201600336 # bytes
 die() { echo "xla: $*" >&2; exit 1; }
 
-if [ "$(wc -c <"$plugin" 2>/dev/null || true)" != $size ]; then
+if [ ! -f "$plugin" ] || [ "$(wc -c <"$plugin")" -ne $size ]; then
   [ "$(uname -sm)" = 'Linux x86_64' ] || die "the plugin is for Linux x64, and this is $(uname -sm)"
   python3 -m pip --version >/dev/null 2>&1 || die "python3 with pip fetches the plugin, and is not here (Debian, Ubuntu: sudo apt-get install python3-pip)"
   mkdir -p bin

@@ -61,7 +61,7 @@ func run(ctx context.Context) error {
 	flag.IntVar(&b.threads, "threads", max(1, runtime.NumCPU()-1), "threads of the engine, on both sides")
 	flag.StringVar(&path, "out", "BENCHMARKS.md", "file to write")
 	flag.IntVar(&b.count, "deadlines", 200, "requests with a deadline for each of its rows")
-	only := flag.String("only", "", "the one part to run: interrupts, throughput, checkpoints or deadlines")
+	only := flag.String("only", "", "the one part to run: interrupts, throughput, checkpoints, deadlines or remote")
 	flag.Parse()
 
 	var report strings.Builder
@@ -70,7 +70,7 @@ func run(ctx context.Context) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"interrupts", b.interrupts}, {"throughput", b.throughput}, {"checkpoints", b.checkpoints}, {"deadlines", b.deadlines}} {
+	}{{"interrupts", b.interrupts}, {"throughput", b.throughput}, {"checkpoints", b.checkpoints}, {"deadlines", b.deadlines}, {"remote", b.remote}} {
 		if *only != "" && *only != part.name {
 			continue
 		}

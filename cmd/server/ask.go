@@ -344,7 +344,7 @@ func serveOnce(stop context.Context, model string, env func(string) (string, boo
 	end = func() {
 		cancel()
 		greeting.Close()
-		<-ended
+		_ = <-ended // it was stopped, and has said what it had to say
 	}
 	text := make([]byte, 4<<10)
 	n, err := greeting.Read(text)

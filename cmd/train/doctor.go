@@ -179,7 +179,7 @@ func (d *doctor) engine(ctx context.Context) {
 		}
 	}
 	variants, _ := filepath.Glob(filepath.Join(d.model.engine.LibDir, "libggml-cpu-*"))
-	d.model.engine.Threads, d.model.engine.Sequences, d.model.engine.GPULayers = runtime.NumCPU(), 4, 0
+	d.model.engine.Threads, d.model.engine.Sequences, d.model.engine.GPULayers = 1, 4, 0
 	if kind != "CPU" {
 		d.model.engine.GPULayers = -1
 	}
@@ -194,7 +194,7 @@ func (d *doctor) engine(ctx context.Context) {
 		d.say("NO", "engine", "it does not decode: %v", err)
 		return
 	}
-	d.say("ok", "engine", "llama.cpp for %s in %s (%d variants for CPUs, of which it takes the best); a tiny model decodes %.0f tokens/s, %d layers of it on a GPU",
+	d.say("ok", "engine", "llama.cpp for %s in %s (%d variants for CPUs, of which it takes the best); a tiny model decodes %.0f tokens/s on one thread, %d layers of it on a GPU",
 		kind, d.model.engine.LibDir, len(variants), speed, loaded.engine.(*llamacpp.Engine).GPULayers())
 }
 

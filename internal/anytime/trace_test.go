@@ -30,7 +30,7 @@ func TestTrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kept := tracetest.NewInMemoryExporter()
 		provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(kept))
-		defer provider.Shutdown(context.Background())
+		defer func() { _ = provider.Shutdown(context.Background()) }()
 		b := newBench(t, decodetest.Options{Prefill: time.Millisecond}, func(c *anytime.Config) { c.Tracer = provider.Tracer("test") })
 		ctx, request := provider.Tracer("test").Start(context.Background(), "POST /solve")
 		req := ask("100")

@@ -74,9 +74,9 @@ type Pace struct {
 	ratio             float64 // of a summary's token to one of thinking
 	thought, answered int     // windows that fed token
 
-	thinkers, answerers       float64 // sequences that share the engine now with a thought, with an answer; at least 1
-	crowd, answers, prefilled crowding
-	margin                    float64 // by which reserves are stretched
+	thinkers, answerers float64 // sequences that share the engine now with a thought, with an answer; at least 1
+	crowd, prefilled    crowding
+	margin              float64 // by which reserves are stretched
 
 	prefilling, thinking, answering window
 }
@@ -91,7 +91,7 @@ func NewPace(prior Snapshot) *Pace {
 		ratio:    firstRatio,
 		thinkers: 1, answerers: 1,
 		margin: 1,
-		crowd:  crowding{prior: 0.3}, answers: crowding{prior: 0.3}, // a small model on two cores
+		crowd:  crowding{prior: 0.4}, // a small model on two cores
 		// Steps bring a chunk of prefill each and are longer where others decode, but most of a step is the chunk.
 		prefilled: crowding{prior: 0.1},
 	}
@@ -144,7 +144,7 @@ func (p *Pace) ObserveSummary(tokens int, took time.Duration) {
 	if !full {
 		return
 	}
-	cost = p.answers.alone(load, cost)
+	cost /= p.crowd.factor(load)
 	p.answered++
 	if p.thought > 0 {
 		// The guess that it starts from counts as an observation.
@@ -165,7 +165,7 @@ func (p *Pace) ObserveOverhead(suffixTokens int, took time.Duration) {
 	if p.prefill.observations > 0 {
 		fixed = max(0, fixed-float64(suffixTokens)*p.prefill.mean*p.prefilled.factor(p.thinkers))
 	}
-	fixed /= p.answers.factor(p.answerers)
+	fixed /= p.crowd.factor(p.answerers)
 	if p.basis == 0 && p.token.observations > 0 {
 		p.basis = p.token.mean
 	}
@@ -240,7 +240,7 @@ func (p *Pace) Summary(suffixTokens, answerTokens int) time.Duration {
 func (p *Pace) reserve(suffixTokens, answerTokens int, c Company, deviations float64) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	answers, beside, rounds := p.answers.factor(c.Answer), p.prefilled.factor(c.Answer), float64(1+c.Rounds)
+	answers, beside, rounds := p.crowd.factor(c.Answer), p.prefilled.factor(c.Answer), float64(1+c.Rounds)
 	mean, variance := 0.0, 0.0
 	for _, part := range []struct {
 		*estimator
@@ -261,7 +261,7 @@ func (p *Pace) prefillCost(sequences float64) float64 {
 }
 
 func (p *Pace) summaryCost(answerers float64, suffixTokens, answerTokens int) float64 {
-	crowd := p.answers.factor(answerers)
+	crowd := p.crowd.factor(answerers)
 	return p.overhead.worst()*scale(p.token.mean, p.basis)*crowd + float64(suffixTokens)*p.prefillCost(answerers) +
 		float64(answerTokens)*p.ratio*p.token.worst()*crowd
 }

@@ -432,21 +432,21 @@ type object struct {
 }
 
 // set adds a value; false if another one is there.
-func (o *object) set(key string, raw json.RawMessage) bool {
-	if old, ok := o.values[key]; ok {
+func (s *object) set(key string, raw json.RawMessage) bool {
+	if old, ok := s.values[key]; ok {
 		return bytes.Equal(old, raw)
 	}
-	o.keys = append(o.keys, key)
-	o.values[key] = raw
+	s.keys = append(s.keys, key)
+	s.values[key] = raw
 	return true
 }
 
-func (o *object) json() json.RawMessage {
+func (s *object) json() json.RawMessage {
 	var text []byte
-	for _, k := range o.keys {
+	for _, k := range s.keys {
 		text = append(text, ',')
 		text = append(text, quote(k)...)
-		text = append(append(text, ':'), o.values[k]...)
+		text = append(append(text, ':'), s.values[k]...)
 	}
 	text[0] = '{'
 	return append(text, '}')

@@ -212,6 +212,10 @@ func TestModelWithDefaultAdapter(t *testing.T) {
 // standard makes tuned the default adapter of all models.
 type standard struct{ of server.Models }
 
+func (s standard) Acquire(ctx context.Context, name string) (*anytime.Model, func(), error) {
+	return s.of.Acquire(ctx, name)
+}
+
 func (s standard) Models() []server.Model {
 	list := s.of.Models()
 	for i := range list {

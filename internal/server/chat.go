@@ -13,37 +13,45 @@ const (
 )
 
 func (s *Server) chatCompletion(w http.ResponseWriter, c *call) error {
-	var body api.ChatCompletionRequest
-	if err := c.into(&body); err != nil {
-		return err
-	}
-	k, err := s.readCompletion(c)
+	k, err := s.readChat(c)
 	if err != nil {
 		return err
 	}
+	return s.complete(w, c, chatPrefix, k)
+}
+
+func (s *Server) readChat(c *call) (k completion, err error) {
+	var body api.ChatCompletionRequest
+	if err := c.into(&body); err != nil {
+		return k, err
+	}
+	if k, err = s.readCompletion(c); err != nil {
+		return k, err
+	}
 	req := &k.runs[0]
 	if req.Messages, err = messages(body.Messages); err != nil {
-		return err
+		return k, err
 	}
 	if body.MaxTokens != nil && body.MaxCompletionTokens != nil && *body.MaxTokens != *body.MaxCompletionTokens {
-		return &httpError{status: http.StatusBadRequest, kind: typeRequest, code: "conflict", param: "max_tokens",
+		return k, &httpError{status: http.StatusBadRequest, kind: typeRequest, code: "conflict", param: "max_tokens",
 			message: "max_tokens and max_completion_tokens disagree; give one of them"}
 	}
 	req.MaxTokens = or(body.MaxCompletionTokens, or(body.MaxTokens, 0))
 	req.LogProbs, req.TopLogProbs = has(body.Logprobs), or(body.TopLogprobs, 0)
 	if req.TopLogProbs > 0 && !req.LogProbs {
-		return invalid("top_logprobs", "top_logprobs: wants logprobs to be true")
+		return k, invalid("top_logprobs", "top_logprobs: wants logprobs to be true")
 	}
 	answer, err := c.chatShape(&body)
 	if err != nil {
-		return err
+		return k, err
 	}
 	if err := answer.apply(req); err != nil {
-		return err
+		return k, err
 	}
 	k.trim, k.calls = true, answer.callsTools()
-	k.form = func(m meta) form { return chatForm{m, req.LogProbs} }
-	return s.complete(w, c, chatPrefix, k)
+	logProbs := req.LogProbs
+	k.form = func(m meta) form { return chatForm{m, logProbs} }
+	return k, nil
 }
 
 // chatForm writes chat completions.

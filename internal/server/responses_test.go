@@ -142,7 +142,7 @@ func mustJSON(t *testing.T, v any) []byte {
 }
 
 func TestResponseTools(t *testing.T) {
-	b := says(t, "Let me see.\n", "<tool_call>\n{\"name\": \"wea", `ther", "arguments": {"place`, `": "Ulm"}`, "}\n</tool_call>")
+	b := says(t, "Let me see.\n", "<tool_call>\n{\"name\": \"weat", `her", "arguments": {"place`, `": "Ulm"}`, "}\n</tool_call>")
 	const tools = `"tools": [{"type": "function", "name": "weather", "strict": true, "parameters": {"type": "object", "properties": {"place": {"type": "string"}}}}], "thinking_budget": 2`
 	kinds, r := responseEvents(t, b, "POST", "/v1/responses", `{"input": "Is it warm?", "stream": true, `+tools+`}`)
 	n := len(r.Output)

@@ -56,8 +56,9 @@ type Model struct {
 	Adapter       string   // the one of them that ID alone stands for; "" none
 }
 
-// Models lists what can be asked for, loaded or not. It is called for each request and must be quick.
+// Models gives the models, and lists what can be asked for, loaded or not: that is called for each request and must be quick.
 type Models interface {
+	anytime.Models
 	Models() []Model
 }
 
@@ -207,6 +208,11 @@ func (s *Server) routes() {
 	s.handle("GET", "/v1/adapters/{name}", s.getAdapter)
 	s.handle("DELETE", "/v1/adapters/{name}", s.deleteAdapter)
 	s.handle("PUT", "/v1/adapters/files/{sha256}", s.uploadAdapter)
+
+	s.handle("GET", "/props", s.props)
+	s.handle("POST", "/tokenize", s.tokenize)
+	s.handle("POST", "/detokenize", s.detokenize)
+	s.handle("POST", "/apply-template", s.applyTemplate)
 
 	s.handle("GET", "/healthz", s.healthz)
 	s.handle("GET", "/readyz", s.readyz)

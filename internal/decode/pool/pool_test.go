@@ -25,7 +25,6 @@ type node struct {
 	opts decodetest.Options
 
 	mu     sync.Mutex
-	engine *decodetest.Engine
 	dead   bool // nobody listens
 	mute   bool // it decodes nothing
 	opened []string
@@ -346,8 +345,8 @@ func TestOpenErrors(t *testing.T) {
 	qwen := decodetest.Options{Info: decode.Info{Architecture: "qwen3"}}
 	chat := decodetest.Options{Info: decode.Info{SpecialTokens: []string{"<|turn:user|>"}}}
 	for says, members := range map[string][]*node{
-		"it has no members":          nil,
-		"node 1: connection refused": {{dead: true}, {dead: true}},
+		"it has no members":                            nil,
+		"node 1: connection refused":                   {{dead: true}, {dead: true}},
 		`node 1: its model is of architecture "qwen3"`: {{opts: llama}, {opts: qwen}},
 		"node 1: it has none of the pool's special":    {{opts: llama}, {opts: chat}},
 	} {

@@ -125,6 +125,9 @@ func (r *Renderer) templateError(err error) error {
 	return fmt.Errorf("chat template of model %q: %w; set the model's chat_template to one that works", r.info.Model, err)
 }
 
+// Source is the template's source, Jinja.
+func (r *Renderer) Source() string { return r.source }
+
 // Family is the model's family.
 func (r *Renderer) Family() Family { return r.family }
 

@@ -170,7 +170,7 @@ func (s *Store) failure(ctx context.Context, err error) error {
 	case errors.Is(err, redis.ErrClosed), s.usable(context.Background()) != nil:
 		return store.ErrClosed
 	case redis.IsOOMError(err):
-		return fmt.Errorf("%w: redis: %v", store.ErrFull, err)
+		return fmt.Errorf("%w: redis: %w", store.ErrFull, err)
 	}
-	return fmt.Errorf("%w: redis: %v", store.ErrUnavailable, err)
+	return fmt.Errorf("%w: redis: %w", store.ErrUnavailable, err)
 }

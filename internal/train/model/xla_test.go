@@ -11,7 +11,7 @@ import (
 // TestXLA compares the log-probabilities and gradients of XLA's CPU plugin with the engine's and those of separate sequences: the same tests
 // as of the Go backend, in a program built with the tag xla.
 func TestXLA(t *testing.T) {
-	if os.Getenv("ANYTIME_TEST_ALL") == "" {
+	if os.Getenv("ANYTIME_TEST_REAL") == "" {
 		t.Skip("a longer test, which fetches a plugin: make test-all runs it")
 	}
 	fetch := exec.Command(filepath.Join("..", "..", "..", "runs", "xla.sh"))
@@ -26,7 +26,7 @@ func TestXLA(t *testing.T) {
 	}
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-tags", "xla", "-count=1", "-timeout=20m", "-v", "-run",
 		"^(TestPackedEqualsSeparate|TestAgreesWithEngine|TestWrittenFilesAgree)$", ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=1", "ANYTIME_TEST_ALL=", "ANYTIME_TEST_BACKEND=xla:"+strings.TrimSpace(string(plugin)))
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1", "ANYTIME_TEST_REAL=", "ANYTIME_TEST_BACKEND=xla:"+strings.TrimSpace(string(plugin)))
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil || !strings.Contains(string(out), "PASS: TestAgreesWithEngine/qwen3") {
