@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -41,7 +42,7 @@ type scripted struct {
 	active  atomic.Int32
 	asked   atomic.Int32
 	web     *http.Server
-	ended   chan error
+	ended   chan struct{}
 }
 
 func newScripted(t testing.TB) *scripted {
@@ -73,7 +74,7 @@ func (s *scripted) engine() string {
 func (s *scripted) kill() {
 	if s.web != nil {
 		s.web.Close()
-		_ = <-s.ended
+		<-s.ended
 		s.web = nil
 	}
 }
@@ -88,8 +89,11 @@ func (s *scripted) revive() {
 		fmt.Fprint(w, `{"object":"list","data":[{"id":"scripted","object":"model","owned_by":"test"}]}`)
 	})
 	mux.HandleFunc("POST /v1/completions", s.complete)
-	s.web, s.ended = &http.Server{Handler: mux, ReadHeaderTimeout: patience}, make(chan error, 1)
-	go func(web *http.Server, ended chan error) { ended <- web.Serve(l) }(s.web, s.ended)
+	s.web, s.ended = &http.Server{Handler: mux, ReadHeaderTimeout: patience}, make(chan struct{})
+	go func(web *http.Server, ended chan struct{}) {
+		_ = web.Serve(l) // until it is closed
+		close(ended)
+	}(s.web, s.ended)
 }
 
 func (s *scripted) busy() int { return int(s.active.Load()) }
@@ -298,7 +302,45 @@ func TestOllama(t *testing.T) {
 		return
 	}
 	u := newOllama(t)
-	promises(t, serving(t, "", u), u)
+	s := serving(t, "", u)
+	promises(t, s, u)
+	adapted(t, s)
+}
+
+// adapted has Ollama make a model with an adapter, asks for it, replaces it and unloads it.
+func adapted(t *testing.T, s *server) {
+	t.Helper()
+	load := func(seed uint64) {
+		path := filepath.Join(t.TempDir(), "a.gguf")
+		if err := tiny.WriteAdapter(path, seed, ""); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := fmt.Sprintf("%x", sha256.Sum256(data))
+		if r := s.do("PUT", "/v1/adapters/files/"+sum, string(data), "Content-Type", "application/octet-stream"); r.status != http.StatusCreated {
+			t.Fatalf("upload: %d %s", r.status, r.body)
+		}
+		if a := s.adapt(map[string]any{"name": "tuned", "file": "sha256:" + sum}); a.Id != "there:tuned" || a.State != "loaded" {
+			t.Errorf("loaded as %+v", a)
+		}
+	}
+	bare := s.thinks("there", 1, 40)
+	load(1)
+	first := s.thinks("there:tuned", 1, 40)
+	load(2)
+	second := s.thinks("there:tuned", 1, 40)
+	if first == bare || second == first || s.thinks("there", 1, 40) != bare {
+		t.Errorf("bare %q\none  %q\ntwo  %q", bare, first, second)
+	}
+	s.unload("there:tuned")
+	body := asked("Gone?", 1)
+	body["model"] = "there:tuned"
+	if r := s.do("POST", "/solve?budget=4", body); r.status != http.StatusNotFound {
+		t.Errorf("an adapter that is gone: %d %s", r.status, r.body)
+	}
 }
 
 // promises holds a server to what it promises of any engine.

@@ -233,8 +233,11 @@ func (b *bench) added(ctx context.Context, address string) error {
 		return err
 	}
 	web := &http.Server{Handler: p.handler(to), ReadHeaderTimeout: time.Minute}
-	served := make(chan error, 1)
-	go func() { served <- web.Serve(l) }()
+	served := make(chan struct{})
+	go func() {
+		_ = web.Serve(l) // until it is closed
+		close(served)
+	}()
 	defer func() {
 		web.Close()
 		<-served

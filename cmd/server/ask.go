@@ -335,16 +335,16 @@ func serveOnce(stop context.Context, model string, env func(string) (string, boo
 	fmt.Fprintln(stderr, "no server is at http://127.0.0.1:8080: starting one for this question")
 	ctx, cancel := context.WithCancel(stop)
 	greeting, out := io.Pipe()
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
 		err := run(ctx, stop, cfg, out, stderr)
 		out.CloseWithError(cmp.Or(err, io.EOF))
-		ended <- err
+		close(ended)
 	}()
 	end = func() {
 		cancel()
 		greeting.Close()
-		_ = <-ended // it was stopped, and has said what it had to say
+		<-ended
 	}
 	text := make([]byte, 4<<10)
 	n, err := greeting.Read(text)

@@ -314,6 +314,19 @@ func TestInUseIsNotClosed(t *testing.T) {
 	})
 }
 
+// Closing what other machines hold would free nothing.
+func TestRemoteIsNotClosed(t *testing.T) {
+	bench(t, func(t *testing.T, z *zoo, c *catalog.Catalog) {
+		for _, id := range []string{"a", "b", "c"} {
+			_, release := acquire(t, c, id)
+			release()
+		}
+		if z.isOpen() != "a c" {
+			t.Errorf("open %s, want a, which takes no memory here, and c", z.isOpen())
+		}
+	}, func(cfg *catalog.Config) { cfg.Models[0].Bytes, cfg.MemoryBytes = 0, cfg.Models[2].Bytes })
+}
+
 func TestNoBound(t *testing.T) {
 	bench(t, func(t *testing.T, z *zoo, c *catalog.Catalog) {
 		for _, id := range []string{"a", "b", "c"} {
@@ -475,7 +488,7 @@ func TestModels(t *testing.T) {
 	created := time.Unix(1700000000, 0)
 	bench(t, func(t *testing.T, _ *zoo, c *catalog.Catalog) {
 		want := []catalog.Info{
-			{ID: "a", Default: true, Created: created, ContextTokens: 1000, MaxThinking: 1000, Adapters: []string{"poet", "sage"}},
+			{ID: "a", Default: true, Engine: "llama.cpp", Created: created, ContextTokens: 1000, MaxThinking: 1000, Adapters: []string{"poet", "sage"}},
 			{ID: "b", ContextTokens: 1000, MaxThinking: 300},
 			{ID: "c", MaxThinking: 32768},
 		}
@@ -487,7 +500,7 @@ func TestModels(t *testing.T) {
 			}
 			for i := range got {
 				if got[i].ID != want[i].ID || got[i].Default != want[i].Default || got[i].Loaded != want[i].Loaded || got[i].Created != want[i].Created ||
-					got[i].ContextTokens != want[i].ContextTokens || got[i].MaxThinking != want[i].MaxThinking || !slices.Equal(got[i].Adapters, want[i].Adapters) {
+					got[i].ContextTokens != want[i].ContextTokens || got[i].MaxThinking != want[i].MaxThinking || got[i].Engine != want[i].Engine || !slices.Equal(got[i].Capabilities, want[i].Capabilities) || !slices.Equal(got[i].Adapters, want[i].Adapters) {
 					t.Errorf("%+v\nwant %+v", got[i], want[i])
 				}
 			}
@@ -498,10 +511,10 @@ func TestModels(t *testing.T) {
 		if m.Renderer.Family().Name != "qwen3" {
 			t.Errorf("family %q", m.Renderer.Family().Name)
 		}
-		want[0].Loaded = true
+		want[0].Loaded, want[0].Capabilities = true, []string{"token_ids", "log_probs", "seed", "forks"}
 		check()
 	}, func(cfg *catalog.Config) {
-		cfg.Models[0].Created, cfg.Models[0].Family = created, &family
+		cfg.Models[0].Created, cfg.Models[0].Family, cfg.Models[0].Engine = created, &family, "llama.cpp"
 		cfg.Models[0].Adapters = files("poet", "p", "sage", "s")
 		cfg.Models[1].MaxThinking = 300
 		cfg.Models[2].ContextTokens = 0

@@ -91,7 +91,7 @@ func (s *Server) handle(method, pattern string, h func(http.ResponseWriter, *cal
 		if err == nil {
 			err = h(w, c)
 		}
-		if err != nil {
+		if reply, ok := w.(*reply); err != nil && !(ok && reply.status != 0) { // else the client did not take it
 			s.fail(w, r, err)
 		}
 	})

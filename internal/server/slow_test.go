@@ -19,7 +19,7 @@ import (
 // TestExplain reads why a run is as it is: under way, ended, extended and failed. The transport holds all of it to the contract.
 func TestExplain(t *testing.T) {
 	b := newSite(t, decodetest.Options{})
-	id, stop := b.running("budget=max&every=20&on_disconnect=cancel")
+	id, stop := b.running("budget=max&every=20&on_disconnect=continue")
 	explain := func() api.Explanation {
 		t.Helper()
 		status := get[api.RunStatus](b, "GET", "/solve/"+id+"?explain=true", "")
