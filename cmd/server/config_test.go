@@ -215,8 +215,8 @@ func TestValidate(t *testing.T) {
 		"model kv_type":        {func(c *Config) { c.Models[0].KVType = "q4" }, "models[0].kv_type is 'q4': it must be f16, q8_0 or f32"},
 		"adapter's name":       {func(c *Config) { c.Models[0].Adapters = map[string]string{"a:b": "x"} }, "models[0].adapters is 'a:b': it must name adapters"},
 		"adapter's file":       {func(c *Config) { c.Models[0].Adapters = map[string]string{"a": ""} }, "models[0].adapters.a is '': it must name the file of the adapter"},
-		"no such engine":       {func(c *Config) { c.Models[0].Engine = Engines{{Kind: "vllm"}} }, "models[0].engine: the engine's kind is 'vllm': it must be ollama or openai"},
-		"spec without a URL":   {func(c *Config) { c.Models[0].Path = "openai:m" }, "models[0].engine: 'openai:m': the server's URL is missing"},
+		"no such engine":       {func(c *Config) { c.Models[0].Engine = Engines{{Kind: "vllm"}} }, "kind is 'vllm': it must be ollama or openai"},
+		"spec without a URL":   {func(c *Config) { c.Models[0].Path = "openai:m" }, "models[0].engine: 'openai:m': the server"},
 		"engine without an id": {func(c *Config) { c.Models = []ModelConfig{{Engine: Engines{{Kind: "openai", URL: "http://x"}}}} }, "models[0].id is '': it must be given where the engine does not name the model"},
 		"engine":               {func(c *Config) { c.Models = []ModelConfig{{Engine: Engines{{Kind: "ollama", Model: "x:1b"}}}} }, ""},
 		"adapters of a pool": {func(c *Config) {

@@ -25,8 +25,11 @@ type setting struct {
 // settings lists the fields of Config, or of another struct with its tags, in order.
 func settings(c any) []setting {
 	v := reflect.ValueOf(c).Elem()
-	list := make([]setting, v.NumField())
-	for i := range list {
+	var list []setting
+	for i := range v.NumField() {
+		if !v.Type().Field(i).IsExported() {
+			continue
+		}
 		tag := v.Type().Field(i).Tag
 		s := setting{key: tag.Get("yaml"), flag: tag.Get("flag"), help: tag.Get("help"), value: v.Field(i)}
 		if s.flag == "" {
@@ -36,7 +39,7 @@ func settings(c any) []setting {
 		if s.flag == "-" {
 			s.flag, s.env = "", "ANYTIME_"+strings.ToUpper(s.key)
 		}
-		list[i] = s
+		list = append(list, s)
 	}
 	return list
 }
