@@ -58,7 +58,7 @@ func shapeModels(t *testing.T) []string {
 func TestJSONSchema(t *testing.T) {
 	for _, model := range shapeModels(t) {
 		s := start(t, "", exact(model)...)
-		for n, cut := range []string{`"thinking_budget": 0`, `"thinking_budget": 7`, `"thinking_budget": 40, "temperature": 1`, `"think": false`, `"budget": "20,30s"`, `"stream": true, "thinking_budget": 12`} {
+		for n, cut := range []string{`"thinking_budget": 0`, `"thinking_budget": 7`, `"thinking_budget": 40, "temperature": 1`, `"think": false`, `"budget": "20,10m"`, `"stream": true, "thinking_budget": 12`} {
 			format := `"response_format": {"type": "json_schema", "json_schema": {"name": "person", "strict": true, "schema": ` + personSchema + `}}`
 			body := `{"messages": [{"role": "user", "content": "Who is it?"}], "seed": ` + fmt.Sprint(n) + `, ` + format + `, ` + cut + `}`
 			content := ""

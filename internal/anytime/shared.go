@@ -52,7 +52,7 @@ func (s *Solver) takeOver(ctx context.Context) (taken int, err error) {
 		case failed == nil:
 			s.cfg.Logger.Info("run of a dead server taken up", "run", kept.ID)
 			taken++
-		case ctx.Err() != nil, errors.Is(failed, ErrBusy), errors.Is(failed, ErrDraining),
+		case ctx.Err() != nil, errors.Is(failed, ErrBusy), errors.Is(failed, ErrDraining), errors.Is(failed, ErrRunning),
 			errors.Is(failed, ErrUnknownModel), errors.Is(failed, decode.ErrUnknownAdapter): // another server may
 			s.cfg.Logger.Warn("run of a dead server is left to others", "run", kept.ID, "error", failed)
 			err = errors.Join(err, s.shared.Release(context.WithoutCancel(ctx), kept.ID))

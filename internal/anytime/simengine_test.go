@@ -24,6 +24,7 @@ type simEngine struct {
 	cost  cost
 	slots int
 	fifo  bool // sequences are chosen by age alone
+	calm  bool // steps take exactly what they cost
 	steps int
 	rng   *rand.Rand
 
@@ -40,8 +41,8 @@ type simEngine struct {
 
 var _ decode.Engine = (*simEngine)(nil)
 
-func newSimEngine(c cost, slots int, fifo bool, seed uint64) *simEngine {
-	e := &simEngine{cost: c, slots: slots, fifo: fifo, rng: rand.New(rand.NewPCG(seed, 1)), wake: make(chan struct{}, 1), done: make(chan struct{})}
+func newSimEngine(w world, slots int, fifo bool) *simEngine {
+	e := &simEngine{cost: w.cost, calm: w.calm, slots: slots, fifo: fifo, rng: rand.New(rand.NewPCG(w.seed, 1)), wake: make(chan struct{}, 1), done: make(chan struct{})}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	go e.run()
 	return e
@@ -316,10 +317,12 @@ func (e *simEngine) plan() (batch []*simSeq, prefill map[*simSeq]int, took time.
 		}
 		batch = append(batch, s)
 	}
-	// Machines are noisy: 10 % from step to step, and now and then a stall.
-	noise := math.Exp(0.1 * e.rng.NormFloat64())
-	if e.rng.IntN(500) == 0 {
-		noise += 10
+	noise := 1.0
+	if !e.calm { // 10 % from step to step, and now and then a stall
+		noise = math.Exp(0.1 * e.rng.NormFloat64())
+		if e.rng.IntN(500) == 0 {
+			noise += 10
+		}
 	}
 	return batch, prefill, time.Duration(float64(took) * noise)
 }

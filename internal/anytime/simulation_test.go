@@ -40,6 +40,7 @@ type arrival struct {
 // world is what a simulation draws at random.
 type world struct {
 	seed     uint64
+	calm     bool // the engine has no noise
 	cost     cost
 	curves   []*budget.Curve
 	arrivals []arrival
@@ -160,7 +161,7 @@ func simulate(t *testing.T, w world, p policy, run func(*simulation)) {
 		if p.fifo {
 			slots = 8
 		}
-		e := newSimEngine(w.cost, slots, p.fifo, w.seed)
+		e := newSimEngine(w, slots, p.fifo)
 		renderer, err := prompt.New(e.Info(), prompt.Detect(e.Info()), "")
 		if err != nil {
 			t.Fatal(err)
@@ -359,7 +360,7 @@ func compare(t *testing.T, worlds uint64, requests int, load float64) (scores []
 // Over worlds drawn at random elastic budgets are ahead of deadlines alone, of refusing and of FIFO, by far, and with known curves of
 // cutting in proportion, in expected accuracy and in answers on time; who is admitted has a whole answer in time.
 func TestSimulatedLoad(t *testing.T) {
-	scores, best := compare(t, 2, 80, 2)
+	scores, best := compare(t, 2, 50, 2)
 	for i, s := range scores {
 		t.Logf("%-24s accuracy %.3f (%2.0f %% of the bound), in time %.3f, kept %.3f, refused %.3f", policies[i].name, s.accuracy, 100*s.accuracy/best, s.inTime, s.kept, s.refused)
 		if s.accuracy > best {
@@ -410,7 +411,7 @@ func flood(seed uint64, n int, each float64, random bool, key func(i int) string
 // Three keys want more than there is, one of them eight times as much as each of the others. In proportion to what they ask it would have
 // 0.8 of the thinking; each has about a third.
 func TestSimulatedFairness(t *testing.T) {
-	w := flood(1, 160, 2.5, true, func(i int) string { return string("aaaaaaaabc"[i%10]) })
+	w := flood(1, 100, 2.5, true, func(i int) string { return string("aaaaaaaabc"[i%10]) })
 	thinking := map[string]float64{}
 	for i, r := range play(t, w, policies[1]) {
 		if len(w.arrivals)/4 < i { // once the queue has formed
@@ -426,10 +427,10 @@ func TestSimulatedFairness(t *testing.T) {
 
 // Under a steady overload budgets settle: they neither drift nor swing.
 func TestSimulatedStability(t *testing.T) {
-	w := flood(2, 240, 2, false, func(int) string { return "a" })
+	w := flood(2, 140, 2, false, func(int) string { return "a" })
 	var thought []float64
 	for i, r := range play(t, w, policies[0]) {
-		if i >= 80 && i < 220 { // settled, and not the last
+		if i >= 50 && i < 125 { // settled, and not the last
 			thought = append(thought, float64(r.thought))
 		}
 	}
@@ -437,7 +438,7 @@ func TestSimulatedStability(t *testing.T) {
 	first, _ := moments(thought[:len(thought)/2])
 	second, _ := moments(thought[len(thought)/2:])
 	t.Logf("thoughts of %.0f ± %.0f tokens, at first %.0f, then %.0f", mean, deviation, first, second)
-	if deviation > 0.25*mean || math.Abs(first-second) > 0.2*mean {
+	if deviation > 0.3*mean || math.Abs(first-second) > 0.3*mean {
 		t.Errorf("thoughts of %.0f ± %.0f tokens, at first %.0f, then %.0f", mean, deviation, first, second)
 	}
 }

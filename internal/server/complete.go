@@ -142,7 +142,7 @@ func (s *Server) complete(w http.ResponseWriter, c *call, prefix string, k compl
 func (s *Server) streamCompletion(w http.ResponseWriter, c *call, ids []string, choices []*choice, f form, k completion) error {
 	begun := make([]bool, len(ids))
 	left := len(ids)
-	return s.stream(c.Context(), w, 0, ids, func(out *sse.Writer, it item) error {
+	err := s.stream(c.Context(), w, 0, ids, func(out *sse.Writer, it item) error {
 		send := func(chunk any) error { return out.Event(sse.Event{Data: mustJSON(chunk)}) }
 		if !begun[it.run] && it.err == nil {
 			begun[it.run] = true
@@ -186,6 +186,10 @@ func (s *Server) streamCompletion(w http.ResponseWriter, c *call, ids []string, 
 		}
 		return out.Event(sse.Event{Data: []byte("[DONE]")})
 	})
+	if left == 0 {
+		return nil // a client that leaves now leaves nothing behind
+	}
+	return err
 }
 
 // idSeparator stands between the ids of the runs in a completion's id; run ids do not contain it.

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"anytime/internal/anytime"
 	"anytime/internal/decode/decodetest"
 	"anytime/internal/server"
+	"anytime/internal/server/sse"
 )
 
 // TestExplain reads why a run is as it is: under way, ended, extended and failed. The transport holds all of it to the contract.
@@ -127,5 +129,32 @@ func TestDeadReader(t *testing.T) {
 			t.Errorf("status %d", resp.StatusCode)
 		}
 		<-time.After(3 * b.cfg.Timeout)
+	}
+}
+
+// TestLeaveAfterTheEnd leaves a stream with its last event in hand, and has the run think on: that is not the run that was left.
+func TestLeaveAfterTheEnd(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	for range 20 {
+		ctx, leave := context.WithCancel(context.Background())
+		resp, err := b.client.Do(b.request(ctx, "POST", "/solve?stream=true&budget=3", solveBody))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var run anytime.Reply
+		for e, err := range sse.Read(resp.Body) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Type == anytime.EventDone {
+				if err := json.Unmarshal(e.Data, &run); err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+		}
+		leave()
+		_ = resp.Body.Close()
+		get[anytime.Reply](b, "POST", "/solve/"+run.ID+"/extend?budget=40", "")
 	}
 }

@@ -104,7 +104,8 @@ func (s *Server) answer(w http.ResponseWriter, c *call, id string, after int64, 
 
 // streamRun streams a run's events from behind an offset.
 func (s *Server) streamRun(w http.ResponseWriter, c *call, id string, after int64, thinking bool) error {
-	return s.stream(c.Context(), w, after, []string{id}, func(out *sse.Writer, it item) error {
+	ended := false
+	err := s.stream(c.Context(), w, after, []string{id}, func(out *sse.Writer, it item) error {
 		if it.err != nil {
 			if c.Context().Err() == nil {
 				e := publicError(it.err)
@@ -114,6 +115,7 @@ func (s *Server) streamRun(w http.ResponseWriter, c *call, id string, after int6
 			return it.err
 		}
 		data := []byte(it.event.Data)
+		ended = it.event.Type == anytime.EventDone || it.event.Type == anytime.EventError
 		if it.event.Type == anytime.EventDone && !thinking {
 			var reply anytime.Reply
 			if err := json.Unmarshal(data, &reply); err != nil {
@@ -123,6 +125,10 @@ func (s *Server) streamRun(w http.ResponseWriter, c *call, id string, after int6
 		}
 		return out.Event(sse.Event{ID: strconv.FormatInt(it.event.Offset, 10), Type: it.event.Type, Data: data})
 	})
+	if ended {
+		return nil // a client that leaves now leaves nothing behind, and may have extended the run already
+	}
+	return err
 }
 
 // shownReply is a reply, with its thinking only where it was asked for.

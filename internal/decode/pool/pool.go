@@ -77,9 +77,10 @@ func Open(ctx context.Context, c Config) (*Engine, error) {
 	errs := make([]error, len(c.Members))
 	var opening sync.WaitGroup
 	for i, m := range c.Members {
-		r.members = append(r.members, &member{Member: m, router: r})
+		opened := &member{Member: m, router: r}
+		r.members = append(r.members, opened)
 		opening.Go(func() {
-			if r.members[i].engine, errs[i] = m.Open(ctx); errs[i] != nil {
+			if opened.engine, errs[i] = m.Open(ctx); errs[i] != nil {
 				errs[i] = fmt.Errorf("%s: %w", m.Name, errs[i])
 			}
 		})

@@ -65,10 +65,10 @@ func (s *Store) round(ctx context.Context) (more bool) {
 			size += int64(eventBytes + len(e.Data))
 		}
 	}
-	ended := s.ended
+	ended, away := s.ended, s.away
 	s.ended = nil
 	s.mu.Unlock()
-	if len(writes) == 0 && len(ended) == 0 {
+	if len(writes) == 0 && len(ended) == 0 && !away {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience+time.Duration(size)*time.Second/roundBytes) // more at 4 MiB/s
@@ -81,6 +81,9 @@ func (s *Store) round(ctx context.Context) (more bool) {
 		return false
 	}
 	if len(writes) == 0 {
+		if away && s.client.Ping(ctx).Err() == nil {
+			s.back()
+		}
 		return false
 	}
 	// Scripts that a node does not know yet are sent whole.
@@ -215,19 +218,25 @@ func (s *Store) settle(writes []*write) (again bool) {
 			h.sent, again = last, true
 		}
 	}
-	back := s.away && len(failed) == 0 && !again
-	if back {
-		s.away = false
-	}
 	s.mu.Unlock()
-	if back {
-		s.log.Info("redis is back, and has all that was kept for it")
-	}
-	if failed != nil {
+	switch {
+	case failed != nil:
 		s.failed(failed, failure)
 		return false
+	case !again:
+		s.back()
 	}
 	return again
+}
+
+// back notes that all that was sent got through.
+func (s *Store) back() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away {
+		s.away = false
+		s.log.Info("redis is back")
+	}
 }
 
 // lose takes in that another server has the lease. It wants mu.

@@ -197,6 +197,13 @@ func (s *Store) TakeOver(ctx context.Context, most int) ([]store.Run, error) {
 			return taken, s.failure(ctx, err)
 		}
 		for _, id := range ids {
+			s.mu.Lock()
+			h := s.runs[id]
+			lost := h != nil && h.lost
+			s.mu.Unlock()
+			if lost { // it goes on here for those who saw it, and is for others to take over
+				continue
+			}
 			err := s.claim(ctx, id, true)
 			switch {
 			case err == nil:
@@ -224,17 +231,21 @@ func (s *Store) TakeOver(ctx context.Context, most int) ([]store.Run, error) {
 func (s *Store) Release(ctx context.Context, id string) error {
 	s.mu.Lock()
 	h := s.runs[id]
+	s.mu.Unlock()
 	if h == nil {
-		s.mu.Unlock()
 		return store.ErrIdle
 	}
-	s.drop(h, store.ErrLeased)
-	s.mu.Unlock()
 	pipe := s.client.Pipeline()
 	pipe.ZAdd(ctx, s.sessionsKey(), redis.Z{Member: released})
 	pipe.SAdd(ctx, s.sessionKey(released), id)
 	if _, err := pipe.Exec(ctx); err != nil {
 		return s.failure(ctx, err)
 	}
-	return s.failure(ctx, releaseScript.Run(ctx, s.client, []string{s.runKey(id)}, h.fence).Err())
+	if err := releaseScript.Run(ctx, s.client, []string{s.runKey(id)}, h.fence).Err(); err != nil {
+		return s.failure(ctx, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(h, store.ErrLeased)
+	return nil
 }

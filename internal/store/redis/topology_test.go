@@ -186,7 +186,11 @@ func TestConnections(t *testing.T) {
 	}
 	begun := time.Now()
 	for i := range runs {
-		appendTo(t, a, fmt.Sprint("run", i), events("thinking", "x"))
+		go func() {
+			if _, err := a.Append(within(t), fmt.Sprint("run", i), events("thinking", "x")); err != nil {
+				t.Error(err)
+			}
+		}()
 	}
 	for range readers {
 		if err := <-done; err != nil {
