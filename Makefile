@@ -88,7 +88,7 @@ bench: engine model build ## run the benchmarks and write BENCHMARKS.md
 	CGO_ENABLED=0 go run ./cmd/bench $(ARGS)
 
 lint: ## check formatting, vet, lint, and that generated code is up to date
-	@files=$$(gofmt -l cmd internal); [ -z "$$files" ] || { echo "not formatted: gofmt -w $$files"; exit 1; }
+	@files=$$(gofmt -l api cmd e2e internal web); [ -z "$$files" ] || { echo "not formatted: gofmt -w $$files"; exit 1; }
 	go vet ./...
 	$(tool) golangci-lint run ./...
 	@before=$$($(checksums)); $(MAKE) --no-print-directory generate; after=$$($(checksums)); \

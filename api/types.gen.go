@@ -1686,7 +1686,7 @@ type ErrorBody struct {
 }
 
 // EventStream Server-sent events. Lines that begin with a colon are comments that keep the connection open.
-type EventStream = string
+type EventStream = interface{}
 
 // Explanation Where a run's time went, and why it was cut where it was; of an extended run, its last stretch. Only where it was asked for.
 type Explanation struct {

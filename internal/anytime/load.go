@@ -213,7 +213,7 @@ func (l *load) expect(c *claim, m *budget.Meter) {
 // are taken as late as can be, as far as they overlap. The caller holds mu, as for all below.
 func (l *load) company(c *claim, m *budget.Meter) budget.Company {
 	with := budget.Company{Prefill: c.prompt + (c.votes-1)*c.closing}
-	near := m.Reserve()
+	near := m.Expected()
 	thinking, answering, waiting := 0.0, float64(c.votes), c.votes
 	for _, x := range l.claims {
 		switch {
@@ -230,12 +230,14 @@ func (l *load) company(c *claim, m *budget.Meter) budget.Company {
 			continue
 		}
 		waiting += x.votes
+		first := 0
 		if !x.answers {
-			with.Prefill += x.votes * x.closing
+			first = x.votes * x.closing
 		}
 		if x.deadline.Before(c.deadline) {
-			with.Prefill += x.prompt
+			first += x.prompt
 		}
+		with.Prefill += int(overlap * float64(first))
 	}
 	with.Rounds = (waiting - 1) / l.slots
 	_, with.Answer = l.shared(thinking, answering, true)
@@ -300,7 +302,7 @@ func (r *run) claim() *claim {
 			Key: r.req.Owner, Weight: float64(r.req.Priority), Limit: max(0, r.meter.Limit()-r.thought.tokens), Curve: r.model.Curve,
 			Fixed: r.req.Budget.Tokens >= 0 && r.req.Budget.Deadline == 0 && r.req.Template.Effort == "" && !cfg.ElasticTokens,
 		},
-		deadline: r.deadline, votes: r.req.Votes, closing: r.cutTokens, prompt: r.promptTokens + r.thought.tokens,
+		deadline: r.deadline, votes: r.req.Votes, closing: r.cutTokens, prompt: r.model.Pace.Fresh(r.promptTokens + r.thought.tokens),
 	}
 	if !r.deadline.IsZero() { // it cannot think longer than until then, however fast
 		left := max(0, time.Until(r.deadline)-r.meter.Reserve())

@@ -360,7 +360,7 @@ func compare(t *testing.T, worlds uint64, requests int, load float64) (scores []
 // Over worlds drawn at random elastic budgets are ahead of deadlines alone, of refusing and of FIFO, by far, and with known curves of
 // cutting in proportion, in expected accuracy and in answers on time; who is admitted has a whole answer in time.
 func TestSimulatedLoad(t *testing.T) {
-	scores, best := compare(t, 2, 50, 2)
+	scores, best := compare(t, 2, 120, 2)
 	for i, s := range scores {
 		t.Logf("%-24s accuracy %.3f (%2.0f %% of the bound), in time %.3f, kept %.3f, refused %.3f", policies[i].name, s.accuracy, 100*s.accuracy/best, s.inTime, s.kept, s.refused)
 		if s.accuracy > best {
@@ -371,7 +371,7 @@ func TestSimulatedLoad(t *testing.T) {
 	if gain.kept < 0.98 || gain.whole < 0.96 {
 		t.Errorf("%.3f of the admitted were over in time, %.3f with a whole answer", gain.kept, gain.whole)
 	}
-	if gain.accuracy < 0.5*best || gain.accuracy < proportion.accuracy-0.02 || gain.inTime < proportion.inTime-0.03 {
+	if gain.accuracy < 0.5*best || gain.accuracy < proportion.accuracy-0.02 || gain.inTime < proportion.inTime+0.02 {
 		t.Errorf("by gain %+v, in proportion %+v", gain, proportion)
 	}
 	for i, s := range scores[2:] {
@@ -411,11 +411,13 @@ func flood(seed uint64, n int, each float64, random bool, key func(i int) string
 // Three keys want more than there is, one of them eight times as much as each of the others. In proportion to what they ask it would have
 // 0.8 of the thinking; each has about a third.
 func TestSimulatedFairness(t *testing.T) {
-	w := flood(1, 100, 2.5, true, func(i int) string { return string("aaaaaaaabc"[i%10]) })
 	thinking := map[string]float64{}
-	for i, r := range play(t, w, policies[1]) {
-		if len(w.arrivals)/4 < i { // once the queue has formed
-			thinking[w.arrivals[i].key] += float64(r.thought)
+	for seed := range uint64(4) {
+		w := flood(seed, 100, 2.5, true, func(i int) string { return string("aaaaaaaabc"[i%10]) })
+		for i, r := range play(t, w, policies[1]) {
+			if len(w.arrivals)/4 < i { // once the queue has formed
+				thinking[w.arrivals[i].key] += float64(r.thought)
+			}
 		}
 	}
 	index := jain([]float64{thinking["a"], thinking["b"], thinking["c"]})

@@ -246,6 +246,9 @@ func (r *run) prefilled(p decode.Prefill) {
 	if r.load.undisturbed(time.Now().Add(-p.Took)) {
 		r.model.Pace.ObservePrefill(p.Tokens-p.Cached, p.Took)
 	}
+	if len(r.account.prefills) == 0 {
+		r.model.Pace.ObserveCached(p.Cached, p.Tokens)
+	}
 	r.load.prefilled(r.share)
 	r.account.prefills = append(r.account.prefills, PrefillCost{p.Tokens, p.Cached, ms(p.Queued), ms(p.Took)})
 }

@@ -61,6 +61,9 @@ func (m *Meter) Expect(c Company) { m.company = c }
 // Reserve returns how long it takes, short of a mishap, from the decision to answer until the client has a whole answer.
 func (m *Meter) Reserve() time.Duration { return m.reserve(pessimism) }
 
+// Expected is like Reserve, but what it takes on average.
+func (m *Meter) Expected() time.Duration { return m.reserve(0) }
+
 // Soonest is like Reserve, but what one may hope for: a deadline that leaves no more than that can just be met.
 func (m *Meter) Soonest() time.Duration { return m.reserve(pessimism / 2) }
 

@@ -200,7 +200,7 @@ func TestMeterExpectsCompany(t *testing.T) {
 		company   budget.Company
 		low, high time.Duration
 	}{
-		"a prompt of 1000 tokens": {budget.Company{Prefill: 1000}, alone + 1050*ms, alone + 1200*ms},
+		"a prompt of 1000 tokens": {budget.Company{Prefill: 1000}, alone + 950*ms, alone + 1100*ms},
 		"a place to wait for":     {budget.Company{Rounds: 1}, alone + 1500*ms, alone + 1600*ms},
 		"three others, none seen": {budget.Company{Answer: 4}, alone * 2, alone * 23 / 10},
 	} {

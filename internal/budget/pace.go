@@ -35,6 +35,9 @@ const (
 	// firstRatio is what an answer's token is taken to cost in thinking tokens at first: forks decode beside others.
 	firstRatio  = 2.0
 	ratioWeight = 1.0 / 8
+	// mostStep is the most of a prefill that may be put down to the step.
+	mostStep = 0.75
+
 	// mostScale bounds what a multiple may be, either way: beyond it, something was not measured but disturbed.
 	mostScale = 16.0
 )
@@ -79,6 +82,8 @@ type Pace struct {
 	margin              float64 // by which reserves are stretched
 
 	prefilling, thinking, answering window
+	first                           int       // tokens of the first prefill, from which a step is still to be taken off; 0: none
+	fresh                           estimator // share of a prompt that no cache holds
 }
 
 // NewPace starts from what was known before, such as an earlier Snapshot. Estimates without a mean start from a cautious guess;
@@ -107,10 +112,16 @@ func NewPace(prior Snapshot) *Pace {
 	return p
 }
 
-// ObservePrefill records a prefill of so many tokens that no cache held.
+// ObservePrefill records a prefill of so many tokens that no cache held. A step that brought a token alone would have taken its time as
+// well: what a token of prefill costs is what the step took longer. Else what a few tokens cost would be far too much for many.
 func (p *Pace) ObservePrefill(tokens int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.thought > 0 {
+		took -= time.Duration(min(p.token.mean*p.crowd.factor(p.thinkers), mostStep*float64(took)))
+	} else if p.prefill.observations == 0 {
+		p.first = tokens
+	}
 	if cost, load, full := p.prefilling.add(tokens, took, p.thinkers); full {
 		p.prefill.observe(p.prefilled.alone(load, cost))
 	}
@@ -125,6 +136,11 @@ func (p *Pace) ObserveThinking(tokens int, took time.Duration) {
 		return
 	}
 	cost = p.crowd.alone(load, cost)
+	if p.first > 0 {
+		off := min(cost/float64(p.first), mostStep*p.prefill.mean)
+		p.prefill.mean, p.prefill.deviation = p.prefill.mean-off, max(0, p.prefill.deviation-off/2)
+		p.first = 0
+	}
 	if p.thought++; p.thought == 1 && p.answered > 0 {
 		// Only summaries were seen, and what thinking costs was guessed from them: now it is known, and they stay as they are.
 		unit := scale(cost, p.token.mean)
@@ -162,14 +178,40 @@ func (p *Pace) ObserveOverhead(suffixTokens int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fixed := float64(took)
-	if p.prefill.observations > 0 {
-		fixed = max(0, fixed-float64(suffixTokens)*p.prefill.mean*p.prefilled.factor(p.thinkers))
+	if p.prefill.observations > 0 && suffixTokens > 0 {
+		beside := p.prefilled.factor(p.answerers)
+		fixed -= float64(suffixTokens) * p.prefill.mean * beside
+		if fixed < 0 { // then it was not the prefill that was thought to take so long
+			p.prefill.observe((1 - mostStep/2) * float64(took) / float64(suffixTokens) / beside)
+			fixed = mostStep / 2 * float64(took)
+		}
 	}
 	fixed /= p.crowd.factor(p.answerers)
 	if p.basis == 0 && p.token.observations > 0 {
 		p.basis = p.token.mean
 	}
 	p.overhead.observe(fixed / scale(p.token.mean, p.basis))
+}
+
+// ObserveCached records how much of a prompt a cache held.
+func (p *Pace) ObserveCached(cached, tokens int) {
+	if tokens <= 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fresh.observe(float64(tokens-min(cached, tokens)) / float64(tokens))
+}
+
+// Fresh returns how many tokens of a prompt no cache will hold, at worst: prompts tend to begin alike.
+func (p *Pace) Fresh(tokens int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fresh.observations == 0 {
+		return tokens
+	}
+	share := p.fresh.mean + pessimism*max(p.fresh.deviation, leastDeviation)
+	return int(math.Ceil(float64(tokens) * min(share, 1)))
 }
 
 // SetLoad tells how many sequences a thought, and an answer, shares the engine with from now on, itself included. What was observed is
@@ -218,7 +260,15 @@ func (p *Pace) Alone() time.Duration {
 func (p *Pace) Prefill(tokens int) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return duration(float64(tokens) * p.prefillCost(p.thinkers))
+	return duration(float64(tokens)*p.prefillCost(p.thinkers) + p.step())
+}
+
+// step is what a step takes besides what is prefilled in it; it counts once thinking was seen.
+func (p *Pace) step() float64 {
+	if p.thought == 0 {
+		return 0
+	}
+	return p.token.worst() * p.crowd.factor(p.thinkers)
 }
 
 // Thinking returns how long so many tokens of thinking take at worst.

@@ -13,6 +13,9 @@ const (
 	CallClose = "</tool_call>"
 )
 
+// maxCalls bounds the calls of an answer: a small model may go on for ever.
+const maxCalls = 16
+
 // Function is a function that an answer may call.
 type Function struct {
 	Name       string
@@ -48,7 +51,7 @@ func (t Tools) Grammar() (string, error) {
 	open := exactly(CallOpen)
 	more := ""
 	if t.Parallel {
-		more = fmt.Sprintf(` ("\n" %s %s)*`, open, body)
+		more = fmt.Sprintf(` ("\n" %s %s){0,%d}`, open, body, maxCalls-1)
 	}
 	switch {
 	case t.Required:

@@ -52,5 +52,13 @@ func FuzzChat(f *testing.F) {
 	fuzz(f, "/v1/chat/completions", chat(`"thinking_budget": 2, "n": 2, "logprobs": true, "top_logprobs": 20`), chat(`"stream": true, "stream_options": {"include_usage": true}`),
 		chat(`"reasoning": {"effort": "low", "max_tokens": 200}, "think": "low"`), chat(`"chat_template_kwargs": {"x": [1, {"y": null}], "enable_thinking": true}, "max_tokens": 1`),
 		`{"messages": [{"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}, {"role": "tool", "content": "x", "tool_call_id": "y"}]}`,
-		`{"messages": [{"role": "assistant", "content": "<think>a</think>b", "reasoning_content": "a"}, {"role": "user", "content": "\u0000"}]}`, chat(`"seed": 9223372036854775807, "n": 3`), chat(`"audio": {}`))
+		`{"messages": [{"role": "assistant", "content": "<think>a</think>b", "reasoning_content": "a"}, {"role": "user", "content": "\u0000"}]}`, chat(`"seed": 9223372036854775807, "n": 3`), chat(`"audio": {}`),
+		chat(weatherTool+`, "tool_choice": {"type": "function", "function": {"name": "weather"}}`), chat(`"tools": [{"type": "function", "function": {"name": "f", "Parameters": 1}}]`),
+		chat(`"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}`))
+}
+
+func FuzzResponse(f *testing.F) {
+	fuzz(f, "/v1/responses", `{"input": "x", "reasoning": {"effort": "low", "summary": "auto"}, "stream": true}`, `{"input": [{"type": "function_call", "name": "f", "call_id": "1", "arguments": "["}]}`,
+		`{"input": [{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "x"}]}, {"role": "user", "content": "y"}], "tools": [{"type": "function", "name": "f", "parameters": null}], "tool_choice": {"type": "function", "name": "f"}}`,
+		`{"input": "x", "text": {"format": {"type": "json_schema", "schema": {"enum": [null]}}}, "previous_response_id": "resp_x", "store": false, "metadata": {"a": null}}`)
 }

@@ -181,6 +181,11 @@ func (s *Server) routes() {
 		s.fail(w, r, &httpError{status: http.StatusNotFound, kind: typeNotFound, code: "not_found", message: "no such path; /docs lists them"})
 	})
 	s.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+			if s.router.Match(chi.NewRouteContext(), method, r.URL.Path) {
+				w.Header().Add("Allow", method)
+			}
+		}
 		s.fail(w, r, &httpError{status: http.StatusMethodNotAllowed, kind: typeRequest, code: "method_not_allowed", message: r.Method + " is not a method of this path; /docs lists them"})
 	})
 

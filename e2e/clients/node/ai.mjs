@@ -48,8 +48,8 @@ await check('tools', async () => {
   let asked = 0;
   const weather = tool({ description: 'How it is.', inputSchema: jsonSchema(place), execute: async ({ place }) => { asked++; return `20 degrees in ${place}`; } });
   const { steps } = await generateText({
-    ...within(5), prompt: 'Is it warm?', tools: { weather }, maxOutputTokens: 60, stopWhen: stepCountIs(2),
-    prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? 'required' : 'none' }),
+    ...within(5), prompt: 'Is it warm?', tools: { weather }, maxOutputTokens: 200, stopWhen: stepCountIs(2),
+    prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? { type: 'tool', toolName: 'weather' } : 'none' }),
   });
   assert.ok(asked > 0);
   assert.equal(steps.length, 2);

@@ -11,6 +11,9 @@ export async function check(name, test) {
   }
 }
 
+// The model under test never ends by itself; some clients take an answer that was cut for an error.
+export const grammar = 'root ::= [a-z ]{20}';
+
 export const person = {
   type: 'object',
   properties: { name: { type: 'string', minLength: 1, maxLength: 12 }, age: { type: 'integer', minimum: 0, maximum: 150 } },

@@ -52,8 +52,8 @@ def _():
 
 @check("tools")
 def _():
-    chat = model(max_tokens=80)
-    called = chat.bind_tools([weather], tool_choice="required").invoke(MESSAGES)
+    chat = model(max_tokens=200)
+    called = chat.bind_tools([weather], tool_choice="weather").invoke(MESSAGES)
     call = called.tool_calls[0]
     assert call["name"] == "weather" and isinstance(call["args"]["place"], str)
     assert chat.bind_tools([weather], tool_choice="none").invoke([*MESSAGES, called, *(ToolMessage("20 degrees", tool_call_id=c["id"]) for c in called.tool_calls)]).content

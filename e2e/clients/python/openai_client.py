@@ -5,7 +5,7 @@ import json
 import openai
 from pydantic import BaseModel, Field
 
-from check import BASE_URL, PERSON, PLACE, check, run
+from check import BASE_URL, GRAMMAR, PERSON, PLACE, check, run
 
 client = openai.OpenAI(base_url=BASE_URL, api_key="none", max_retries=0)
 MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [{"type": "text", "text": "How many?"}]}]
@@ -49,7 +49,7 @@ def _():
 @check("streaming")
 def _():
     with client.chat.completions.stream(
-        model="default", messages=MESSAGES, max_completion_tokens=40, stream_options={"include_usage": True}, extra_body={"thinking_budget": 12}
+        model="default", messages=MESSAGES, stream_options={"include_usage": True}, extra_body={"thinking_budget": 12, "grammar": GRAMMAR}
     ) as stream:
         content = "".join(event.delta for event in stream if event.type == "content.delta")
         whole = stream.get_final_completion()
@@ -108,7 +108,7 @@ def _():
     )
     assert first.output_text and first.output[0].summary[0].text and first.usage.output_tokens_details.reasoning_tokens == 50
     with client.responses.stream(
-        model="default", input="And now?", previous_response_id=first.id, max_output_tokens=40, extra_body={"thinking_budget": 5}
+        model="default", input="And now?", previous_response_id=first.id, extra_body={"thinking_budget": 5, "grammar": GRAMMAR}
     ) as stream:
         text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
         last = stream.get_final_response()

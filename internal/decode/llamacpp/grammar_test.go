@@ -177,3 +177,31 @@ func FuzzGrammar(f *testing.F) {
 		}
 	})
 }
+
+// A special token comes where the grammar spells it out, not where it would be free text.
+func TestGrammarSpellsSpecialTokens(t *testing.T) {
+	for _, test := range []struct {
+		grammar, before, token string
+		want                   bool
+	}{
+		{`root ::= "<tool_call>" "x"`, "", "<tool_call>", true},
+		{`root ::= "<tool_call>x"`, "", "<tool_call>", true},
+		{`root ::= "<tool_call>x"`, "<tool", "_call>", true},
+		{`root ::= "<tool_"`, "", "<tool_call>", false},
+		{`root ::= .*`, "", "<think>", false},
+		{`root ::= [<] [a-z]* [>]`, "", "<think>", false},
+		{"root ::= \"\" | \"<\" a | [^<] root\na ::= \"b>\" | [^b] root", "x", "<b>", true},
+		{"root ::= \"\" | \"<\" a | [^<] root\na ::= \"b>\" | [^b] root", "x", "<c>", false},
+	} {
+		m, err := newMatcher(test.grammar, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.before != "" {
+			m.accept(test.before)
+		}
+		if got := m.allowsToken(test.token, true); got != test.want {
+			t.Errorf("%s behind %q: special %q allowed: %v", test.grammar, test.before, test.token, got)
+		}
+	}
+}
