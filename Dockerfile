@@ -13,11 +13,6 @@ COPY engine engine
 RUN apt-get update && apt-get install --yes --no-install-recommends libffi8 libstdc++6 && rm -rf /var/lib/apt/lists/*
 RUN ENGINE=cpu engine/fetch.sh && cp -RL engine/lib /engine && rm /engine/llama-addon.node
 
-FROM python:3.13-slim-bookworm AS model
-WORKDIR /src
-COPY models models
-RUN models/fetch.sh
-
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./
@@ -29,10 +24,11 @@ FROM debian:bookworm-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates libffi8 libstdc++6 \
   && rm -rf /var/lib/apt/lists/*
 COPY --from=engine /engine /usr/lib/anytime
-COPY --from=model /src/models/cache /usr/share/anytime
+COPY models/reasoner /usr/share/anytime/models/reasoner
 COPY --from=build /server /usr/bin/server
 COPY --from=build --chown=65532:65532 /empty /data
 USER 65532:65532
+WORKDIR /usr/share/anytime
 ENV HOME=/data
 VOLUME /data
 EXPOSE 8080
@@ -40,4 +36,4 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["/usr/bin/server
 STOPSIGNAL SIGTERM
 # What is given to `docker run` takes the place of the default model below.
 ENTRYPOINT ["/usr/bin/server", "-addr", "0.0.0.0:8080", "-engine-lib", "/usr/lib/anytime", "-data", "/data"]
-CMD ["-model", "/usr/share/anytime/SmolLM2-135M-Instruct.Q4_1.gguf"]
+CMD ["-config", "models/reasoner/server.yaml"]

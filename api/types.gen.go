@@ -91,6 +91,7 @@ const (
 	Converged     Cause = "converged"
 	Deadline      Cause = "deadline"
 	Drain         Cause = "drain"
+	Engine        Cause = "engine"
 	EosInThinking Cause = "eos_in_thinking"
 	Interrupt     Cause = "interrupt"
 	Loop          Cause = "loop"
@@ -111,6 +112,8 @@ func (e Cause) Valid() bool {
 	case Deadline:
 		return true
 	case Drain:
+		return true
+	case Engine:
 		return true
 	case EosInThinking:
 		return true
@@ -1857,6 +1860,9 @@ type Model struct {
 	ContextTokens *int  `json:"context_tokens,omitempty"`
 	Created       int64 `json:"created"`
 
+	// Curve Its accuracy over the thinking budget, where it is known.
+	Curve *[]CurvePoint `json:"curve,omitempty"`
+
 	// Default Used where a request names no model.
 	Default bool `json:"default"`
 
@@ -1865,7 +1871,10 @@ type Model struct {
 
 	// Engine What decodes it: llama.cpp, which is embedded, ollama, openai, or several of them.
 	Engine *string `json:"engine,omitempty"`
-	Id     string  `json:"id"`
+
+	// Examples Questions that suit it: the lines of NAME.examples.txt beside its weights.
+	Examples *[]string `json:"examples,omitempty"`
+	Id       string    `json:"id"`
 
 	// Loaded In memory; others are loaded when asked for.
 	Loaded bool `json:"loaded"`
@@ -1877,6 +1886,11 @@ type Model struct {
 
 	// Parent Of `model:adapter`, the model.
 	Parent *string `json:"parent,omitempty"`
+
+	// Path How an engine elsewhere is used, while the model is loaded: the way that prefixes take to it; of several engines how many are there.
+	//
+	// Example: exact prefixes as token ids by /v1/completions
+	Path *string `json:"path,omitempty"`
 }
 
 // ModelObject defines model for Model.Object.
@@ -2367,13 +2381,13 @@ type RunStatus struct {
 
 // RunSummary defines model for RunSummary.
 type RunSummary struct {
-	// Answer Of a finished run.
+	// Answer Of a finished run; likewise.
 	Answer  *string   `json:"answer,omitempty"`
 	Created time.Time `json:"created"`
 	Id      string    `json:"id"`
 	Model   string    `json:"model"`
 
-	// Problem What was asked last.
+	// Problem What was asked last; its first 200 characters.
 	Problem string    `json:"problem"`
 	State   RunState  `json:"state"`
 	Updated time.Time `json:"updated"`
@@ -2744,6 +2758,13 @@ type PropsParams struct {
 
 	// Autoload Accepted; has no effect.
 	Autoload *bool `form:"autoload,omitempty" json:"autoload,omitempty"`
+}
+
+// ReadyzParams defines parameters for Readyz.
+type ReadyzParams struct {
+	// Exclude A check that does not count. While a store that several servers share is away they go on serving; where this is what decides
+	// who gets requests, `store` keeps all of them from being taken out at once.
+	Exclude *string `form:"exclude,omitempty" json:"exclude,omitempty"`
 }
 
 // ListRunsParams defines parameters for ListRuns.

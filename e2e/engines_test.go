@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -37,16 +38,20 @@ type upstream interface {
 
 // scripted speaks OpenAI's protocol as the simplest servers do: text completions, streamed.
 type scripted struct {
-	t       testing.TB
-	address string
-	active  atomic.Int32
-	asked   atomic.Int32
-	web     *http.Server
-	ended   chan struct{}
+	t        testing.TB
+	address  string
+	pace     time.Duration // of a token
+	patience time.Duration // with it; 0 a minute
+	faults   []func(http.ResponseWriter, *http.Request)
+	active   atomic.Int32
+	asked    atomic.Int32
+	struck   atomic.Int32
+	web      *http.Server
+	ended    chan struct{}
 }
 
 func newScripted(t testing.TB) *scripted {
-	s := &scripted{t: t, address: freeAddress(t)}
+	s := &scripted{t: t, address: freeAddress(t), pace: time.Millisecond}
 	s.revive()
 	t.Cleanup(s.kill)
 	return s
@@ -68,7 +73,7 @@ func local(address string) string {
 }
 
 func (s *scripted) engine() string {
-	return fmt.Sprintf("{kind: openai, url: '%s', model: scripted}", local(s.address))
+	return fmt.Sprintf("{kind: openai, url: '%s', model: scripted, patience: %v}", local(s.address), cmp.Or(s.patience, time.Minute))
 }
 
 func (s *scripted) kill() {
@@ -108,12 +113,23 @@ func (s *scripted) complete(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.active.Add(1)
-	s.asked.Add(1)
+	n := int(s.asked.Add(1))
 	defer s.active.Add(-1)
+	// Of each three requests two fail: one at once, the other in the middle.
+	var fault func(http.ResponseWriter, *http.Request)
+	after := 0
+	if n%3 != 0 && len(s.faults) > 0 {
+		fault = s.faults[int(s.struck.Add(1))%len(s.faults)]
+		after = n % 3 * 17 % 34
+	}
 	w.Header().Set("Content-Type", "text/event-stream")
-	tick := time.NewTicker(time.Millisecond)
+	tick := time.NewTicker(s.pace)
 	defer tick.Stop()
 	for i := range req.MaxTokens {
+		if fault != nil && i == after {
+			fault(w, r)
+			return
+		}
 		token := decodetest.Words(req.Prompt, 0)
 		req.Prompt += token
 		finish := "null"
@@ -129,6 +145,34 @@ func (s *scripted) complete(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	fmt.Fprint(w, "data: [DONE]\n\n")
+}
+
+// wrong are what servers and what stands before them do to a stream.
+var wrong = map[string]func(http.ResponseWriter, *http.Request){
+	"ends without saying so": func(http.ResponseWriter, *http.Request) {},
+	"breaks off":             func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	"half an event":          sends(`data: {"choices":[{"index":0,"te`),
+	"no JSON":                sends("data: {\"choices\": oops}\n\n"),
+	"another type":           sends("data: [1, 2]\n\ndata: {\"choices\": \"none\"}\n\n"),
+	"a page":                 sends("<html><body>502 Bad Gateway</body></html>\n\n"),
+	"an error":               sends("data: {\"error\":{\"message\":\"CUDA error: out of memory\",\"type\":\"server_error\",\"code\":500}}\n\n"),
+	"an endless line":        sends("data: " + strings.Repeat("x", 8<<20)),
+	"silence": func(_ http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done() // until it is given up
+	},
+	"by the byte": func(w http.ResponseWriter, _ *http.Request) {
+		for _, b := range []byte(": a comment that takes its time\n\n: and another") {
+			_, _ = w.Write([]byte{b})
+			_ = http.NewResponseController(w).Flush()
+		}
+	},
+}
+
+func sends(text string) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, text)
+		_ = http.NewResponseController(w).Flush()
+	}
 }
 
 // process is a real server.
@@ -289,17 +333,49 @@ func TestScriptedEngine(t *testing.T) {
 	promises(t, serving(t, think, u), u)
 }
 
+// Streams that break, stall or are nonsense are continued where they were: each thought is what it is without that.
+func TestBrokenStreams(t *testing.T) {
+	const tokens = 120
+	sound := newScripted(t)
+	s := serving(t, think, sound)
+	ask := func(s *server, i int) anytime.Reply {
+		return s.solve(fmt.Sprintf("budget=%d&checkpoints=40,80", tokens), asked("Go on.", i))
+	}
+	want := ask(s, 1)
+	for name, fault := range wrong {
+		t.Run(name, func(t *testing.T) {
+			u := newScripted(t)
+			if name == "silence" {
+				if !all() {
+					t.Skip("only in make test-all: it waits until patience ends")
+				}
+				u.patience = 4 * time.Second
+			}
+			broken := serving(t, think, u)
+			u.faults = []func(http.ResponseWriter, *http.Request){fault} // from now on
+			got := ask(broken, 1)
+			if got.Thinking != want.Thinking || got.Summary != want.Summary || len(got.Checkpoints) != 2 || got.Usage.ThinkingTokens != tokens {
+				t.Errorf("%+v\nwithout it\n%+v", got, want)
+			}
+			t.Logf("%d of %d streams", u.struck.Load(), u.asked.Load())
+			if u.struck.Load() < 2 {
+				t.Error("that tests nothing")
+			}
+		})
+	}
+}
+
 func TestLlamaServer(t *testing.T) {
-	if os.Getenv("ANYTIME_TEST_REAL") == "" {
-		return // with `make test-all`
+	if !all() {
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	u := newLlamaServer(t)
 	promises(t, serving(t, "", u), u)
 }
 
 func TestOllama(t *testing.T) {
-	if os.Getenv("ANYTIME_TEST_REAL") == "" {
-		return
+	if !all() {
+		t.Skip("only in make test-all: it wants an Ollama")
 	}
 	u := newOllama(t)
 	s := serving(t, "", u)
@@ -349,12 +425,12 @@ func promises(t *testing.T, s *server, u upstream) {
 	var list struct {
 		Data []struct {
 			ID           string
-			Engine       string
+			Engine, Path string
 			Capabilities []string
 		}
 	}
 	s.into(s.do("GET", "/v1/models", nil), &list)
-	if m := list.Data[0]; m.ID != "there" || !strings.Contains(u.engine(), "kind: "+m.Engine) || m.Capabilities == nil {
+	if m := list.Data[0]; m.ID != "there" || !strings.Contains(u.engine(), "kind: "+m.Engine) || m.Capabilities == nil || !strings.Contains(m.Path, "prefixes as ") {
 		t.Errorf("listed as %+v", m)
 	}
 	for _, n := range []int{0, 1, 48} {
@@ -477,8 +553,8 @@ func TestPool(t *testing.T) {
 }
 
 func TestPoolOfLlamaServers(t *testing.T) {
-	if os.Getenv("ANYTIME_TEST_REAL") == "" {
-		return
+	if !all() {
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	a, b := newLlamaServer(t), newLlamaServer(t)
 	pooled(t, serving(t, "", a, b), a, b)
@@ -487,6 +563,10 @@ func TestPoolOfLlamaServers(t *testing.T) {
 func pooled(t *testing.T, s *server, engines ...upstream) {
 	t.Helper()
 	killed(t, s, engines...)
+	var list struct{ Data []struct{ Path string } }
+	if s.into(s.do("GET", "/v1/models", nil), &list); !strings.Contains(list.Data[0].Path, "1 of 2 engines are there") {
+		t.Errorf("one of two engines is away, and the path is %q", list.Data[0].Path)
+	}
 	engines[0].revive()
 	killed(t, s, engines[1], engines[0])
 	if r := s.do("GET", "/readyz", nil); r.status != http.StatusOK {
@@ -496,8 +576,8 @@ func pooled(t *testing.T, s *server, engines ...upstream) {
 
 // The embedded engine and another server together.
 func TestEmbeddedAndServer(t *testing.T) {
-	if os.Getenv("ANYTIME_TEST_REAL") == "" {
-		return
+	if !all() {
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	u := newLlamaServer(t)
 	s := serving(t, fmt.Sprintf("  path: %s\n", talker), u)

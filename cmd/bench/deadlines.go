@@ -49,7 +49,7 @@ func (b *bench) deadlines(ctx context.Context) error {
 		if floor, pace, err = measureFloor(ctx, url); err != nil {
 			return err
 		}
-		b.printf("\n## Deadlines\n\n%d deadlines of 1.5 to 10 times what an answer at once takes, here %v with the prompt's prefill; a token of thinking takes %v\n"+
+		b.printf("%d deadlines of 1.5 to 10 times what an answer at once takes, here %v with the prompt's prefill; a token of thinking takes %v\n"+
 			"on the idle server. FIFO has the same requests with the token budget that would make their deadline there, %d at a time.\n"+
 			"In time is by the deadline + %v, as the client sees it.\n\n", b.count, floor.Round(time.Millisecond), pace.Round(10*time.Microsecond), deadlineAt, deadlineLate)
 		b.printf("| load | server | refused | admitted: in time | with a whole answer, in time | worst overshoot | of all: answered in time | thinking, tokens |\n|---|---|---|---|---|---|---|---|\n")

@@ -2,11 +2,9 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +14,7 @@ import (
 	"time"
 
 	"anytime/internal/anytime"
+	"anytime/internal/server/sse"
 )
 
 // served starts the server, with further flags, and hands its address to use.
@@ -25,8 +24,11 @@ func (b *bench) served(ctx context.Context, use func(url string) error, flags ..
 		return err
 	}
 	defer os.RemoveAll(data)
-	cmd := exec.CommandContext(ctx, b.server, append([]string{"-addr", "127.0.0.1:0", "-model", b.model, "-engine-lib", b.lib, "-data", data,
-		"-threads", strconv.Itoa(b.threads), "-ctx", "8192"}, flags...)...)
+	args := []string{"-addr", "127.0.0.1:0", "-engine-lib", b.lib, "-data", data, "-threads", strconv.Itoa(b.threads), "-ctx", "8192"}
+	if b.model != "" {
+		args = append(args, "-model", b.model)
+	}
+	cmd := exec.CommandContext(ctx, b.server, append(args, flags...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	out, err := cmd.StdoutPipe()
@@ -73,58 +75,24 @@ func (b *bench) served(ctx context.Context, use func(url string) error, flags ..
 	return use(address)
 }
 
-// problem is new each time, so that no thought of it is cached.
-func problem() string {
-	return fmt.Sprintf("Tell a long story with the number %d in it.", time.Now().UnixNano())
-}
-
 // solve asks and returns the reply and the thinking's tokens per second from first to last, as the client sees its stream.
 func solve(ctx context.Context, url, query, problem string) (reply anytime.Reply, perSecond float64, err error) {
-	body, err := json.Marshal(map[string]any{"problem": problem, "temperature": 0, "answer_tokens": 16})
-	if err != nil {
-		return reply, 0, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/solve?"+query, bytes.NewReader(body))
-	if err != nil {
-		return reply, 0, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "text/event-stream")
-	r, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return reply, 0, err
-	}
-	defer r.Body.Close()
-	if r.StatusCode != http.StatusOK {
-		data, _ := io.ReadAll(r.Body)
-		return reply, 0, fmt.Errorf("status %d: %s", r.StatusCode, data)
-	}
-	lines := bufio.NewScanner(r.Body)
-	lines.Buffer(nil, 1<<20)
 	var began, last time.Time
-	var kind string
-	var base, tokens int
-	for lines.Scan() {
-		name, value, _ := strings.Cut(lines.Text(), ": ")
-		switch {
-		case name == "event":
-			kind = value
-		case name == "data" && kind == anytime.EventThinking:
-			var data anytime.TextData
-			if err := json.Unmarshal([]byte(value), &data); err != nil {
-				return reply, 0, err
-			}
-			last, tokens = time.Now(), data.Tokens
+	base, tokens := 0, 0
+	body := map[string]any{"problem": problem, "temperature": 0, "answer_tokens": 16, "stream": true}
+	err = stream(ctx, url+"/solve?"+query, body, func(e sse.Event) error {
+		if n := said(e); n > 0 {
+			last, tokens = time.Now(), n
 			if began.IsZero() {
-				began, base = last, data.Tokens
-			}
-		case name == "data" && kind == anytime.EventDone:
-			if err := json.Unmarshal([]byte(value), &reply); err != nil {
-				return reply, 0, err
+				began, base = last, n
 			}
 		}
-	}
-	return reply, float64(tokens-base) / last.Sub(began).Seconds(), lines.Err()
+		if e.Type == anytime.EventDone {
+			return json.Unmarshal(e.Data, &reply)
+		}
+		return nil
+	})
+	return reply, float64(tokens-base) / last.Sub(began).Seconds(), err
 }
 
 // throughput compares a thought streamed by the server with the bare loop.
@@ -143,12 +111,12 @@ func (b *bench) throughput(ctx context.Context) error {
 			}
 			return strconv.ParseFloat(strings.TrimSpace(out), 64)
 		}
-		s, l, ratio, err := pairs(b.runs, server, loop)
+		p, err := b.pairs(server, loop)
 		if err != nil {
 			return err
 		}
-		b.printf("\n## Server against the bare engine loop\n\nOne thought of %d tokens, streamed over HTTP from a server that keeps it in SQLite, against a plain loop around llama.cpp in a\nprocess of its own.\n\n", tokens)
-		b.printf("| server, tokens/s | bare loop, tokens/s | server / loop |\n|---|---|---|\n| %.1f | %.1f | %.3f |\n", s, l, ratio)
+		b.printf("One thought of %d tokens, streamed over HTTP from a server that keeps it in SQLite, against a plain loop around llama.cpp in a\nprocess of its own.\n\n", tokens)
+		b.printf("| server, tokens/s | bare loop, tokens/s | server / loop |\n|---|---|---|\n| %.1f | %.1f | %.3f |\n", p.a, p.b, p.ratio)
 		return nil
 	})
 }
@@ -156,7 +124,7 @@ func (b *bench) throughput(ctx context.Context) error {
 // checkpoints measures what answers on the way cost the thinking.
 func (b *bench) checkpoints(ctx context.Context) error {
 	const tokens = 512
-	b.printf("\n## Thinking with and without checkpoints\n\nA thought of %d tokens; each checkpoint is an answer of at most 16 tokens, decoded in the batches of the thinking.\n\n", tokens)
+	b.printf("A thought of %d tokens; each checkpoint is an answer of at most 16 tokens, decoded in the batches of the thinking.\n\n", tokens)
 	b.printf("| checkpoints | thinking with, tokens/s | without, tokens/s | with / without | each costs, ms of thinking | each took, ms |\n|---|---|---|---|---|---|\n")
 	return b.served(ctx, func(url string) error {
 		for _, every := range []int{256, 128, 64} {
@@ -173,12 +141,12 @@ func (b *bench) checkpoints(ctx context.Context) error {
 				_, perSecond, err := solve(ctx, url, fmt.Sprintf("budget=%d", tokens), problem())
 				return perSecond, err
 			}
-			w, wo, ratio, err := pairs(b.runs, with, without)
+			p, err := b.pairs(with, without)
 			if err != nil {
 				return err
 			}
-			cost := 1000 * (tokens/w - tokens/wo) / float64(count)
-			b.printf("| %d | %.1f | %.1f | %.2f | %.0f | %.0f |\n", count, w, wo, ratio, cost, median(took))
+			cost := 1000 * (tokens/p.a - tokens/p.b) / float64(count)
+			b.printf("| %d | %.1f | %.1f | %.2f | %.0f | %.0f |\n", count, p.a, p.b, p.ratio, cost, median(took))
 		}
 		return nil
 	})

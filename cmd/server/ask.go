@@ -21,20 +21,18 @@ import (
 	"anytime/internal/server/sse"
 )
 
-const askManual = `server ask QUESTION [flags]
+const (
+	askUsage = `server ask QUESTION [flags]
 
 Ask a running server, or one that is started for this question, and watch it think. Ctrl-C means: answer now. A second one: stop.
 
-  -budget BUDGET   how long to think: 512 tokens, 2s, "512,2s", 0 to answer at once, max
-  -every N         take an answer every N thinking tokens
-  -votes N         sample N answers at the end; the majority counts
-  -model MODEL     id of a model of the running server; for one that is started, the file, URL or hf.co/OWNER/REPO to serve
-  -server URL      the running server; without it http://127.0.0.1:8080 is tried, and where none is there one is started
-  -quiet           print the answer only
-
-The question - is read from standard input. A server with keys wants one in ANYTIME_API_KEY. For one that is started the
-configuration file and the environment count as for server itself.
 `
+	askNotes = `
+The question - is read from standard input. A server with keys wants one in ANYTIME_API_KEY. For one that is started the
+configuration file and the environment count as for server itself. Text that does not go to a terminal has no colours, and NO_COLOR
+takes them away.
+`
+)
 
 // asking is what server ask was told.
 type asking struct {
@@ -43,16 +41,25 @@ type asking struct {
 	quiet                           bool
 }
 
-func parseAsk(args []string) (asking, error) {
-	var a asking
+// flags are what tells a.
+func (a *asking) flags() *flag.FlagSet {
 	set := flag.NewFlagSet("ask", flag.ContinueOnError)
 	set.SetOutput(io.Discard)
-	set.StringVar(&a.budget, "budget", "", "")
-	set.StringVar(&a.model, "model", "", "")
-	set.StringVar(&a.server, "server", "", "")
-	set.IntVar(&a.every, "every", 0, "")
-	set.IntVar(&a.votes, "votes", 0, "")
-	set.BoolVar(&a.quiet, "quiet", false, "")
+	set.StringVar(&a.budget, "budget", "", "how long to think: 512 tokens, 2s, \"512,2s\", 0 to answer at once, max")
+	set.IntVar(&a.every, "every", 0, "take an answer every so many thinking tokens")
+	set.StringVar(&a.model, "model", "", "id of a model of the running server; for one that is started, the file, URL or hf.co/OWNER/REPO to serve")
+	set.BoolVar(&a.quiet, "quiet", false, "print the answer only")
+	set.StringVar(&a.server, "server", "", "address of the running server; without it "+usualServer+" is tried, and where none is there one is started")
+	set.IntVar(&a.votes, "votes", 0, "sample so many answers at the end; the majority counts")
+	return set
+}
+
+// usualServer is where a server is that was told nothing.
+const usualServer = "http://127.0.0.1:8080"
+
+func parseAsk(args []string) (asking, error) {
+	var a asking
+	set := a.flags()
 	var words []string
 	for len(args) > 0 { // flags may follow the question
 		if err := set.Parse(args); err != nil {
@@ -74,7 +81,12 @@ func ask(now, stop context.Context, args []string, env func(string) (string, boo
 	a, err := parseAsk(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, askManual)
+		fmt.Fprint(stdout, askUsage)
+		a.flags().VisitAll(func(f *flag.Flag) {
+			fmt.Fprintf(stdout, "  -%s\n", f.Name)
+			wrap(stdout, f.Usage)
+		})
+		fmt.Fprint(stdout, askNotes)
 		return nil
 	case err != nil:
 		return usageError{fmt.Errorf("%w; server ask -h says more", err)}
@@ -87,8 +99,8 @@ func ask(now, stop context.Context, args []string, env func(string) (string, boo
 		a.question = string(text)
 	}
 	key, _ := env("ANYTIME_API_KEY")
-	c := client{url: strings.TrimSuffix(cmp.Or(a.server, "http://127.0.0.1:8080"), "/"), key: key}
-	if a.server == "" && !c.isAnytime(now) {
+	c := client{url: strings.TrimSuffix(cmp.Or(a.server, usualServer), "/"), key: key}
+	if a.server == "" && !c.isAnytime(stop) {
 		own, end, err := serveOnce(stop, a.model, env, stderr)
 		if err != nil {
 			return err
@@ -186,13 +198,19 @@ func (c client) ask(now, stop context.Context, a asking, out *console) error {
 			if err := json.Unmarshal(e.Data, &run); err != nil {
 				return fmt.Errorf("read the server's events: %w", err)
 			}
+			told := make(chan struct{})
 			leave := context.AfterFunc(now, func() {
+				defer close(told)
 				out.note("answering now …")
 				if r, err := c.call(stop, http.MethodPost, "/solve/"+url.PathEscape(run.ID)+"/interrupt", struct{}{}); err == nil {
 					r.Body.Close()
 				}
 			})
-			defer leave()
+			defer func() { // the console is the caller's again
+				if !leave() {
+					<-told
+				}
+			}()
 			continue
 		}
 		if over, err := out.event(e); over || err != nil {
@@ -212,8 +230,10 @@ type console struct {
 	quiet  bool
 	colour bool
 	answer strings.Builder
-	mu     sync.Mutex
-	last   string // type of what was printed last
+
+	mu   sync.Mutex // of what follows, and of writes to w
+	last string     // type of what was printed last
+	over bool       // nothing more is printed
 }
 
 func newConsole(w io.Writer, quiet bool) *console {
@@ -228,6 +248,9 @@ func newConsole(w io.Writer, quiet bool) *console {
 func (c *console) print(kind, style, text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.over {
+		return
+	}
 	if c.last != "" && c.last != kind {
 		fmt.Fprint(c.w, "\n")
 	}
@@ -248,9 +271,12 @@ func (c *console) note(text string) {
 }
 
 func (c *console) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.last != "" {
 		fmt.Fprintln(c.w)
 	}
+	c.over = true
 }
 
 // event prints an event; over says that it was the last.
@@ -330,9 +356,9 @@ func serveOnce(stop context.Context, model string, env func(string) (string, boo
 	}
 	cfg.Keys, cfg.KeysFile = nil, "" // it is for this question alone, on loopback
 	if len(cfg.Models) == 0 {
-		return "", nil, usageError{errors.New("no server is at http://127.0.0.1:8080; name it with -server, or a model to start one with -model")}
+		return "", nil, usageError{errors.New("no server is at " + usualServer + "; name it with -server, or a model to start one with -model")}
 	}
-	fmt.Fprintln(stderr, "no server is at http://127.0.0.1:8080: starting one for this question")
+	fmt.Fprintln(stderr, "no server is at "+usualServer+": starting one for this question")
 	ctx, cancel := context.WithCancel(stop)
 	greeting, out := io.Pipe()
 	ended := make(chan struct{})
@@ -348,7 +374,7 @@ func serveOnce(stop context.Context, model string, env func(string) (string, boo
 	}
 	text := make([]byte, 4<<10)
 	n, err := greeting.Read(text)
-	found := regexp.MustCompile(`http://[^ ]+`).Find(text[:n])
+	found := regexp.MustCompile(`http://[^ ,]+`).Find(text[:n])
 	if err != nil || found == nil {
 		end()
 		return "", nil, fmt.Errorf("start a server: %w", cmp.Or(err, errors.New("it did not say where it is")))

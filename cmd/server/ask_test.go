@@ -53,6 +53,9 @@ func TestAsk(t *testing.T) {
 				t.Errorf("%s: %q is missing in %q", name, want, out.String())
 			}
 		}
+		if strings.Contains(out.String(), "\x1b") {
+			t.Errorf("%s: colours, though it is no terminal: %q", name, out.String())
+		}
 		if name == "quiet" && strings.Contains(out.String(), "thinking tokens") {
 			t.Errorf("quiet: %q", out.String())
 		}

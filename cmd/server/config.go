@@ -31,29 +31,29 @@ import (
 
 // Config is the server's settings, and its tags are the manual. The yaml tag is a setting's name in the config file; its flag and its
 // environment variable are made of it (settings.go). A flag tag gives the flag another name, "-" none: secrets do not belong on
-// command lines, which everyone on the machine can read.
+// command lines, which everyone on the machine can read. A complete tag is what shells complete (completion.go).
 type Config struct {
 	Addr string `yaml:"addr" help:"Address to listen on, host:port. Without API keys only loopback addresses are served. Port 0 takes a free one."`
-	Data string `yaml:"data" help:"Folder for what is kept: the store (runs.db) and fetched models (models)."`
+	Data string `yaml:"data" complete:"DIR" help:"Folder for what is kept: the store (runs.db) and fetched models (models)."`
 
-	Models    []ModelConfig `yaml:"models" flag:"model" help:"Model to serve: a GGUF file, a URL, or hf.co/OWNER/REPO[:QUANTIZATION or :FILE]; or one on another server, ollama:NAME, ollama:NAME@URL or openai:MODEL@URL. Several may be given; the first is the default. What is not here yet is fetched before the server starts, so that no request waits for a download; models are loaded when they are first asked for, the default at once. In the file each is a mapping, see below."`
+	Models    []ModelConfig `yaml:"models" flag:"model" complete:"*.gguf" help:"Model to serve: a GGUF file, a URL, or hf.co/OWNER/REPO[:QUANTIZATION or :FILE]; or one on another server, ollama:NAME, ollama:NAME@URL or openai:MODEL@URL. Several may be given; the first is the default. What is not here yet is fetched before the server starts, so that no request waits for a download; models are loaded when they are first asked for, the default at once. In the file each is a mapping, see below."`
 	Memory    Size          `yaml:"memory" help:"What loaded models may take together, by an estimate: weights and KV cache. Beyond it models that are not in use are closed. 0 is 80 % of the machine's (or container's) memory; with a GPU, give what it has."`
 	HubURL    string        `yaml:"hub_url" help:"The hub that hf.co/… models come from."`
 	HubToken  string        `yaml:"hub_token" flag:"-" help:"Token for models that the hub gives to you only. Empty: the environment's HF_TOKEN. It is sent to the hub and nowhere else."`
-	EngineLib string        `yaml:"engine_lib" help:"Folder of the llama.cpp libraries; make engine fetches them."`
+	EngineLib string        `yaml:"engine_lib" complete:"DIR" help:"Folder of the llama.cpp libraries; make engine fetches them."`
 
 	EngineKey string `yaml:"engine_key" flag:"-" help:"API key that is sent to the servers of openai: models. A model of the file may name another (key_env)."`
 
-	Adapters     string  `yaml:"adapters" help:"Folder that LoRA adapters are loaded from while the server runs, and kept in. Empty: adapters in the data folder."`
+	Adapters     string  `yaml:"adapters" complete:"DIR" help:"Folder that LoRA adapters are loaded from while the server runs, and kept in. Empty: adapters in the data folder."`
 	MaxAdapter   Size    `yaml:"max_adapter" help:"Largest file of an adapter."`
-	GateProblems string  `yaml:"gate_problems" help:"File of problems, JSON lines of id, problem and answers, on which an adapter is measured before it becomes a default; some hundred make a sound judgement. Empty: adapters are measured only where a request brings problems."`
+	GateProblems string  `yaml:"gate_problems" complete:"*.jsonl" help:"File of problems, JSON lines of id, problem and answers, on which an adapter is measured before it becomes a default; some hundred make a sound judgement. Empty: adapters are measured only where a request brings problems."`
 	GateBudgets  string  `yaml:"gate_budgets" help:"Thinking tokens at which it is measured, ascending, with commas."`
 	GateMargin   float64 `yaml:"gate_margin" help:"By how much its accuracy may fall below the bare model's at any of these, 0 to 1; more refuses it. On 400 problems chance alone makes two equal models differ by up to 0.035 (one standard deviation)."`
 
 	Context        int           `yaml:"ctx" help:"Longest sequence in tokens, prompt, thinking and answer together; at most what the model was trained for."`
 	CacheTokens    int           `yaml:"cache_tokens" help:"KV cache in tokens, shared by all sequences of a model. 0 is 4 times ctx, at most 32768, at least ctx."`
-	KVType         string        `yaml:"kv_type" help:"Type of the KV cache: f16, q8_0 or f32."`
-	FlashAttention string        `yaml:"flash_attention" help:"auto, on or off. Off with kv_type f32 makes forks of F32 models exact to the bit."`
+	KVType         string        `yaml:"kv_type" complete:"f16 q8_0 f32" help:"Type of the KV cache: f16, q8_0 or f32."`
+	FlashAttention string        `yaml:"flash_attention" complete:"auto on off" help:"auto, on or off. Off with kv_type f32 makes forks of F32 models exact to the bit."`
 	Sequences      int           `yaml:"sequences" help:"Sequences of a model that decode at once, forks for answers included; more wait. 1 to 256."`
 	BatchTokens    int           `yaml:"batch" help:"Most tokens in a decode step; at least sequences."`
 	Threads        int           `yaml:"threads" help:"Threads that decode. 0 is all cores but one: a step waits for its slowest thread, and the server needs a core as well."`
@@ -72,18 +72,18 @@ type Config struct {
 	MaxRuns int  `yaml:"max_runs" help:"Runs under way at once; more are refused with status 429."`
 	MaxBody Size `yaml:"max_body" help:"Largest body of a request."`
 
-	Elastic         string  `yaml:"elastic" help:"Which thoughts are shortened when there are so many that they slow one another down: open, those with budget max, an effort or a deadline; all, those whose length was given in tokens as well; off, none. What is cut short has the cause overload."`
+	Elastic         string  `yaml:"elastic" complete:"open all off" help:"Which thoughts are shortened when there are so many that they slow one another down: open, those with budget max, an effort or a deadline; all, those whose length was given in tokens as well; off, none. What is cut short has the cause overload."`
 	ElasticSlowdown float64 `yaml:"elastic_slowdown" help:"How many times as long as alone a thought may take before it is shortened, 1 to 1000. Where a model's accuracy over the budget is known (NAME.curve.json beside its weights), what is left is thought where it helps most, else all are shortened in proportion; keys are served fairly, weighted by priority."`
 	ElasticFloor    int     `yaml:"elastic_floor" help:"Thinking tokens below which nobody is shortened; where not even these fit, requests are refused with status 429."`
 
 	ClientTimeout time.Duration `yaml:"client_timeout" help:"How long a client may take to send its request's body (and, up to 10s, the headers), and to take each piece of a reply or event of a stream; one that is slower is cut off. Its run follows on_disconnect, and an event stream can be resumed."`
 
 	Keys           []string `yaml:"keys" flag:"-" help:"API keys, each NAME:SECRET, with a secret of at least 8 characters, and behind it any of :admin (may also read metrics and manage adapters), :priority=N (1 to 10: what its thinking is worth beside others' when there is too little time for all; 5 is usual), :runs=N (at once), :requests=N/TIME and :thinking=N/TIME (tokens), as in alice:SECRET:runs=4:requests=60/1m:thinking=1000000/24h."`
-	KeysFile       string   `yaml:"keys_file" help:"File of further API keys, one a line; lines that begin with # are comments."`
+	KeysFile       string   `yaml:"keys_file" complete:"FILE" help:"File of further API keys, one a line; lines that begin with # are comments."`
 	AllowedHosts   []string `yaml:"allowed_hosts" flag:"allowed-host" help:"Host name that a server without keys answers to besides localhost, against DNS rebinding."`
 	AllowedOrigins []string `yaml:"allowed_origins" flag:"allowed-origin" help:"Web page's origin, such as https://lab.example, that may send requests."`
 
-	Store         string        `yaml:"store" help:"Where runs are kept: sqlite (a file in the data folder), sqlite:PATH, memory, which forgets them when the server ends, or a Redis that several servers share: redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], redis+cluster://HOST,HOST… or redis+sentinel://HOST,HOST…/MASTER, and with rediss in place of redis by TLS. See docs/redis.md."`
+	Store         string        `yaml:"store" complete:"sqlite memory redis://" help:"Where runs are kept: sqlite (a file in the data folder), sqlite:PATH, memory, which forgets them when the server ends, or a Redis that several servers share: redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], redis+cluster://HOST,HOST… or redis+sentinel://HOST,HOST…/MASTER, and with rediss in place of redis by TLS. See docs/redis.md."`
 	RedisPassword string        `yaml:"redis_password" flag:"-" help:"Password of the Redis in store, where its address has none."`
 	RetentionAge  time.Duration `yaml:"retention_age" help:"How long ended runs are kept in sqlite and Redis. 0 for ever."`
 	RetentionSize Size          `yaml:"retention_size" help:"Size of the store in sqlite or memory; beyond it the oldest ended runs are dropped. 0 no bound. Redis has its own maxmemory."`
@@ -91,8 +91,8 @@ type Config struct {
 	OTLPEndpoint string `yaml:"otlp_endpoint" help:"Collector of OpenTelemetry, such as http://127.0.0.1:4318: requests and runs are told to it as traces, by OTLP over HTTP, without their texts. Empty: the environment's OTEL_EXPORTER_OTLP_ENDPOINT; with neither nothing is traced. The other OTEL_ variables count, too."`
 
 	Grace     time.Duration `yaml:"grace" help:"After SIGTERM or SIGINT: how long runs may take to answer and readers to take their replies. A second signal cuts it short."`
-	LogLevel  string        `yaml:"log_level" help:"debug, info, warn or error."`
-	LogFormat string        `yaml:"log_format" help:"text or json, on standard error."`
+	LogLevel  string        `yaml:"log_level" complete:"debug info warn error" help:"debug, info, warn or error."`
+	LogFormat string        `yaml:"log_format" complete:"text json" help:"text or json, on standard error."`
 }
 
 // ModelConfig is one of Config.Models. What it leaves out is as in Config.

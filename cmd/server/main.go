@@ -2,6 +2,8 @@
 //
 //	server [serve] [flags]     serve; the first of both words may be left out
 //	server ask QUESTION        ask a running server, or one started for it
+//	server doctor [flags]      say what a server with these settings would run on, and what it lacks
+//	server completion SHELL    print what makes bash, zsh or fish complete its commands, flags and models
 //	server health [-addr A]    exit with 0 if a server at that address is ready
 //	server version             print the version
 //	server engine              the engine's process, which the server starts by itself
@@ -26,7 +28,7 @@ import (
 	"anytime/internal/decode/llamacpp"
 )
 
-//go:generate go test -run ^TestExampleFile$ . -update
+//go:generate go test -run ^Test(ExampleFile|ConfigurationPage)$ . -update
 
 func main() {
 	ctx, stop := context.WithCancel(context.Background())
@@ -52,10 +54,24 @@ func main() {
 	}
 }
 
+// subcommand is the first word of a command line.
+type subcommand struct{ name, args, about string }
+
+var commands = []subcommand{
+	{"serve", "[flags]", "serve; the first of both words may be left out"},
+	{"ask", "QUESTION", "ask a running server, or one started for it; server ask -h says more"},
+	{"doctor", "[flags]", "say what a server with these settings would run on, and what it lacks"},
+	{"health", "[-addr A]", "exit with 0 if a server at that address is ready, with 1 if not"},
+	{"completion", "SHELL", "print what makes bash, zsh or fish complete commands, flags and models"},
+	{"version", "", "print the version"},
+	{"help", "", "print this"},
+	{"engine", "", "the engine's process, which the server starts by itself"},
+}
+
 // command runs a sub-command.
 func command(ctx, hurry context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
 	name := "serve"
-	if len(args) > 0 && slices.Contains([]string{"serve", "ask", "health", "version", "engine", "help"}, args[0]) {
+	if len(args) > 0 && slices.ContainsFunc(commands, func(c subcommand) bool { return c.name == args[0] }) {
 		name, args = args[0], args[1:]
 	}
 	switch name {
@@ -69,6 +85,10 @@ func command(ctx, hurry context.Context, args []string, env func(string) (string
 		return llamacpp.Serve()
 	case "ask":
 		return ask(ctx, hurry, args, env, stdin, stdout, stderr)
+	case "doctor":
+		return examine(ctx, args, env, stdout)
+	case "completion":
+		return completion(args, stdout)
 	}
 	cfg, err := load(args, env)
 	switch {

@@ -1,15 +1,20 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"anytime/internal/catalog"
 	"anytime/internal/catalog/adapters"
@@ -112,7 +117,7 @@ func embeddedModel(cfg *Config, m ModelConfig, path string, log *slog.Logger, op
 		engine.GPULayers = *m.GPULayers
 	}
 	c = catalog.ModelConfig{
-		ID: m.ID, Engine: "llama.cpp", ContextTokens: engine.ContextTokens, Created: info.ModTime(), Curve: curveBeside(path, log),
+		ID: m.ID, Engine: "llama.cpp", ContextTokens: engine.ContextTokens, Created: info.ModTime(), Curve: curveBeside(path, log), Examples: examplesBeside(path, log),
 		Bytes: int64(header.TensorBytes() + uint64(engine.CacheTokens)*header.KVBytesPerToken(cacheTypes[engine.KVType])),
 		Open: func(ctx context.Context) (decode.Engine, error) {
 			e, err := llamacpp.Open(ctx, engine)
@@ -128,6 +133,36 @@ func embeddedModel(cfg *Config, m ModelConfig, path string, log *slog.Logger, op
 	}
 	host, err = addAdapters(&c, m, check, sync.OnceValues(func() (string, error) { return hashModel(path) }), folder, log)
 	return c, host, err
+}
+
+const (
+	maxExamples     = 8
+	maxExampleBytes = 500
+)
+
+// examplesBeside returns the questions of NAME.examples.txt beside NAME.gguf, one a line.
+func examplesBeside(weights string, log *slog.Logger) []string {
+	file := strings.TrimSuffix(weights, ".gguf") + ".examples.txt"
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var list []string
+	if err == nil {
+		defer f.Close()
+		lines := bufio.NewScanner(f)
+		for lines.Scan() && len(list) < maxExamples {
+			if text := strings.TrimSpace(lines.Text()); text != "" && len(text) <= maxExampleBytes && utf8.ValidString(text) {
+				list = append(list, text)
+			}
+		}
+		err = lines.Err()
+	}
+	if err != nil {
+		log.Warn("examples are not used", "file", file, "error", err)
+		return nil
+	}
+	return list
 }
 
 var cacheTypes = map[string]gguf.Type{"f16": gguf.F16, "q8_0": gguf.Q8_0, "f32": gguf.F32}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"anytime/internal/anytime"
 	"anytime/internal/catalog"
 	"anytime/internal/catalog/adapters"
+	"anytime/internal/doctor"
 	"anytime/internal/server"
 	"anytime/internal/store"
 	"anytime/internal/store/memory"
@@ -81,7 +83,7 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 		return err
 	}
 	models, err := catalog.New(catalog.Config{
-		Models: found, MemoryBytes: cmp.Or(int64(cfg.Memory), machineMemory()/5*4), Logger: log,
+		Models: found, MemoryBytes: cmp.Or(int64(cfg.Memory), doctor.Memory()/5*4), Logger: log,
 	})
 	if err != nil {
 		return err
@@ -267,8 +269,11 @@ func greet(w io.Writer, cfg *Config, addr net.Addr, models *catalog.Catalog) {
 	if len(cfg.Keys) > 0 || cfg.KeysFile != "" {
 		key = `-H "Authorization: Bearer $KEY" `
 	}
-	fmt.Fprintf(w, "%s is ready on %s (its manual: %s/docs). Try:\n\n  curl -s '%s/solve?budget=2s' %s-H 'Content-Type: application/json' -d '{\"problem\": \"What is 17 * 23?\"}'\n\n",
-		models.Models()[0].ID, url, url, url, key)
+	m := models.Models()[0]
+	problem := append(m.Examples, "What is 17 * 24?")[0]
+	body, _ := json.Marshal(map[string]string{"problem": problem}) // strings can be
+	fmt.Fprintf(w, "%s is ready. Open %s, or try:\n\n  curl -s '%s/solve?budget=2s' %s-H 'Content-Type: application/json' -d '%s'\n\n",
+		m.ID, url, url, key, strings.ReplaceAll(string(body), "'", `'\''`))
 }
 
 // reachable is an address to call where one to listen on may stand for all.

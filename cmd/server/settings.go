@@ -15,11 +15,12 @@ import (
 
 // setting is a field of Config by its names.
 type setting struct {
-	key   string // in the file
-	flag  string // "" none
-	env   string
-	help  string
-	value reflect.Value
+	key      string // in the file
+	flag     string // "" none
+	env      string
+	help     string
+	complete string
+	value    reflect.Value
 }
 
 // settings lists the fields of Config, or of another struct with its tags, in order.
@@ -31,7 +32,7 @@ func settings(c any) []setting {
 			continue
 		}
 		tag := v.Type().Field(i).Tag
-		s := setting{key: tag.Get("yaml"), flag: tag.Get("flag"), help: tag.Get("help"), value: v.Field(i)}
+		s := setting{key: tag.Get("yaml"), flag: tag.Get("flag"), help: tag.Get("help"), complete: tag.Get("complete"), value: v.Field(i)}
 		if s.flag == "" {
 			s.flag = strings.ReplaceAll(s.key, "_", "-")
 		}
@@ -166,13 +167,11 @@ func (s setting) text() string {
 
 // manual writes what -h shows.
 func manual(w io.Writer) {
-	fmt.Fprint(w, `server serves reasoning models: an answer at any thinking budget, deadline or interrupt.
-
-  server [serve] [flags]     serve; the first of both words may be left out
-  server health [-addr A]    exit with 0 if a server at that address is ready, with 1 if not
-  server version             print the version
-  server engine              the engine's process, which the server starts by itself
-
+	fmt.Fprint(w, "server serves reasoning models: an answer at any thinking budget, deadline or interrupt.\n\n")
+	for _, c := range commands {
+		fmt.Fprintf(w, "  server %-19s %s\n", c.name+" "+c.args, c.about)
+	}
+	fmt.Fprint(w, `
 A setting is taken from the defaults, then the YAML file that -config or ANYTIME_CONFIG names, then the environment, then flags.
 A flag that may be given several times replaces what the file has; in the environment, commas divide several values.
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,8 +17,11 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("it does not say %q: %s", want, out)
 		}
 	}
-	nowhere := filepath.Join(t.TempDir(), "nowhere")
-	out, _, err = train(t, "doctor", "-engine-lib", nowhere, "-out", nowhere, "-xla", "none.so")
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, _, err = train(t, "doctor", "-engine-lib", filepath.Join(file, "nowhere"), "-out", filepath.Join(file, "nowhere"), "-xla", "none.so")
 	failed(t, err, false, "must be put right")
 	for _, want := range []string{"NO  engine ", "make engine", "NO  disk ", "--  trainer    open model"} {
 		if !strings.Contains(out, want) {

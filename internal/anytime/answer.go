@@ -96,9 +96,10 @@ func (r *run) answer() (answered, error) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
 	results := make(chan concluded, 1)
+	said := r.resumed || len(r.earlier) > 0 // there may be text of an answer already
 	begin := func() {
-		seq, position, natural := r.seq, r.meter.Used()-r.base, natural
-		r.workers.Go(func() { results <- r.conclude(ctx, seq, position, natural) })
+		seq, position, natural, said := r.seq, r.meter.Used()-r.base, natural, said
+		r.workers.Go(func() { results <- r.conclude(ctx, seq, position, natural, said) })
 	}
 	begin()
 	var final *answered
@@ -129,11 +130,11 @@ func (r *run) answer() (answered, error) {
 				r.log.Warn("engine failed in mid-answer, answering again", "error", c.err)
 				r.tasks.stop()
 				_ = r.seq.Close()
-				if err := r.open(ctx); err != nil {
+				if err := r.reopen(late.C); err != nil {
 					return answered{}, err
 				}
 				r.meter.Count(r.thought.tokens - r.meter.Used())
-				natural = false // the model's own closing mark is not in the thought
+				natural, said = false, true // the model's own closing mark is not in the thought
 				begin()
 				continue
 			}
@@ -158,11 +159,11 @@ func (r *run) reserved(sufficed bool) {
 	}
 }
 
-// conclude forks the votes, and once more with a firmer closing if reasoning leaked into the answer or there is none.
-func (r *run) conclude(ctx context.Context, seq decode.Sequence, position int, natural bool) concluded {
+// conclude forks the votes, and once more with a firmer closing if reasoning leaked into the answer or there is none. reset: the answer
+// replaces what was said of one before.
+func (r *run) conclude(ctx context.Context, seq decode.Sequence, position int, natural, reset bool) concluded {
 	out := concluded{}
 	plan := r.plan(natural, r.answerTokens())
-	reset := r.resumed || len(r.earlier) > 0
 	for firm := range 2 {
 		if firm == 1 {
 			out.again = out.votes

@@ -762,6 +762,96 @@ func TestRecoverAfterTheDeadline(t *testing.T) {
 	})
 }
 
+// A run whose servers die of it is given up; one that comes on between their deaths is not.
+func TestRecoverPoison(t *testing.T) {
+	for name, row := range map[string]struct {
+		lives time.Duration // of each server
+		given bool          // up
+	}{"poison": {5 * step, true}, "comes on": {120 * step, false}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, decodetest.Options{})
+				id := b.start(ask("900"))
+				if err := b.Close(); err != nil {
+					t.Fatal(err)
+				}
+				for range 5 {
+					next := anytime.New(b.cfg)
+					if err := next.Recover(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(row.lives)
+					if err := next.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				last := anytime.New(b.cfg)
+				defer last.Close()
+				if err := last.Recover(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				reply, err := last.Wait(context.Background(), id)
+				if !row.given {
+					if err != nil {
+						t.Fatal(err)
+					}
+					check(t, reply, budget.CauseTokens, 900, "900")
+					return
+				}
+				var failed *anytime.RunError
+				if !errors.As(err, &failed) || failed.Code != "restart" || !strings.Contains(failed.Message, "taken up 5 times") {
+					t.Errorf("reply %+v, error %v", reply, err)
+				}
+			})
+		})
+	}
+}
+
+// A run that is taken up has the model that it began with, whatever its name stands for now.
+func TestRecoverModel(t *testing.T) {
+	for name, now := range map[string]string{"the same": "scripted", "another default": "other"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, decodetest.Options{})
+				id := b.start(ask("100")) // of the default model
+				time.Sleep(5 * step)
+				if err := b.Close(); err != nil {
+					t.Fatal(err)
+				}
+				known := b.cfg.Models.(models)
+				b.cfg.Models = renamed{known, now}
+				second := anytime.New(b.cfg)
+				defer second.Close()
+				if err := second.Recover(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				reply, err := second.Wait(context.Background(), id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if check(t, reply, budget.CauseTokens, 100, "100"); reply.Model != "scripted" {
+					t.Errorf("continued by %q", reply.Model)
+				}
+			})
+		})
+	}
+}
+
+// renamed are models of which another is the default.
+type renamed struct {
+	models
+	standard string
+}
+
+func (m renamed) Acquire(ctx context.Context, name string) (*anytime.Model, func(), error) {
+	if name == "" || name == "default" {
+		other := *m.model
+		other.ID = m.standard
+		return &other, func() {}, nil
+	}
+	return m.models.Acquire(ctx, name)
+}
+
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, decodetest.Options{})

@@ -29,17 +29,17 @@ func TestClockIsSet(t *testing.T) {
 			if seen := seenBefore(now, jump); !seen.Round(0).Equal(now.Round(0).Add(-jump)) || seen.Sub(now) != 0 {
 				t.Fatalf("%v became %v", now, seen)
 			}
-			b := newBench(t, decodetest.Options{Step: time.Millisecond})
+			b := newBench(t, decodetest.Options{Step: 5 * time.Millisecond})
 			b.wait(b.start(ask("300"))) // so that the pace is known
 			began := time.Now()
-			req := ask("1s")
+			req := ask("4s")
 			req.Arrived = seenBefore(began, jump)
 			reply := b.wait(b.start(req))
 			took := time.Since(began)
-			if reply.Stop.Cause != budget.CauseDeadline || reply.Answer == nil || took > 10*time.Second || reply.Usage.ThinkingTokens < 50 {
+			if reply.Stop.Cause != budget.CauseDeadline || reply.Answer == nil || took > time.Minute || reply.Usage.ThinkingTokens < 10 {
 				t.Errorf("cause %s, answer %v, %d tokens after %v", reply.Stop.Cause, reply.Answer, reply.Usage.ThinkingTokens, took)
 			}
-			if left := reply.Timings.DoneMS + reply.Timings.DeadlineLeftMS; left < 990 || left > 1010 { // two readings, one moment
+			if left := reply.Timings.DoneMS + reply.Timings.DeadlineLeftMS; left < 3990 || left > 4010 { // two readings, one moment
 				t.Errorf("timings %+v", reply.Timings)
 			}
 		})

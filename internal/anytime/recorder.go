@@ -24,6 +24,7 @@ type recorder struct {
 	closing bool
 	wake    chan struct{}
 	done    chan struct{}
+	kept    bool // all of it is; set before done is closed
 }
 
 // pendingEvent is an event that may still grow.
@@ -75,8 +76,9 @@ func (r *recorder) event(kind string, data any) {
 	r.signal()
 }
 
-// finish records the last event with the run's new state, and waits until everything is committed, or for ctx.
-func (r *recorder) finish(ctx context.Context, kind string, data any, change store.Change) {
+// finish records the last event with the run's new state, and waits until everything is committed, or for ctx. It reports whether it
+// never will be by this recorder.
+func (r *recorder) finish(ctx context.Context, kind string, data any, change store.Change) (lost bool) {
 	r.mu.Lock()
 	r.pending = append(r.pending, pendingEvent{kind: kind, data: mustJSON(data)})
 	r.change = change
@@ -85,8 +87,18 @@ func (r *recorder) finish(ctx context.Context, kind string, data any, change sto
 	r.signal()
 	select {
 	case <-r.done:
+		return !r.kept
 	case <-ctx.Done(): // commit goes on, and says what hinders it
+		return false
 	}
+}
+
+// leave ends the recorder with what there is; another process goes on.
+func (r *recorder) leave() {
+	r.mu.Lock()
+	r.closing = true
+	r.mu.Unlock()
+	r.signal()
 }
 
 func (r *recorder) signal() {
@@ -119,28 +131,30 @@ func (r *recorder) run(ctx context.Context) error {
 			}
 			change.Events = append(change.Events, store.Event{Type: p.kind, Data: data, Tokens: p.tokens})
 		}
-		if err := r.commit(ctx, change); err != nil || last || ctx.Err() != nil {
+		kept, err := r.commit(ctx, change)
+		if last || !kept {
+			r.kept = kept
 			return err
 		}
 	}
 }
 
 // commit tries until it succeeds, ctx ends, or it cannot any more, which is an error.
-func (r *recorder) commit(ctx context.Context, change store.Change) error {
+func (r *recorder) commit(ctx context.Context, change store.Change) (kept bool, err error) {
 	const slowest = 5 * time.Second
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, slowest) {
 		_, err := r.store.Append(ctx, r.id, change)
 		if err == nil || ctx.Err() != nil {
-			return nil
+			return err == nil, nil
 		}
 		if isGone(err) {
-			return err
+			return false, err
 		}
 		r.log.Error("store does not commit, trying again", "error", err, "wait", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return nil
+			return false, nil
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -31,10 +32,11 @@ type run struct {
 	cancel   context.CancelCauseFunc
 	commands chan command
 	finished chan struct{} // closed when reply or failure is set
+	told     atomic.Bool   // its end, to whoever looks
 
 	reply   Reply
 	failure *ErrorData
-	taken   bool // neither is: another server executes it now, or nobody
+	taken   bool // neither is, or neither is kept: another server executes it now, or the next process will
 
 	// Fixed once prepared.
 	model        *Model
@@ -59,6 +61,7 @@ type run struct {
 	recalled int          // thinking tokens with which it began
 	earlier  []Checkpoint // of stretches before an extension
 	resumed  bool         // after a restart of the server
+	begun    bool         // its first event is kept
 
 	seq    decode.Sequence
 	base   int // thinking tokens in seq's prompt
@@ -114,7 +117,8 @@ func (r *run) prepare(ctx context.Context, t thought) (err error) {
 	}
 	defer func() {
 		switch {
-		case err == nil || !errors.Is(context.Cause(loading), errLate):
+		// Where both end at the same moment, either may be the first to say so.
+		case err == nil || !errors.Is(context.Cause(loading), errLate) && !errors.Is(context.Cause(ctx), errLate):
 		case !r.door:
 			r.late, err = true, nil
 			if r.modelID == "" {
@@ -262,12 +266,8 @@ func (r *run) close() {
 // main is the run's goroutine.
 func (r *run) main() {
 	defer r.close()
-	if !r.resumed {
-		data := RunData{ID: r.id, Model: r.modelID, Budget: r.req.Budget, Created: r.req.Arrived}
-		if r.meter != nil {
-			data.Limit = r.meter.Limit()
-		}
-		r.recorder.event(EventRun, data)
+	if !r.begun {
+		r.recorder.event(EventRun, r.opening())
 	}
 	if r.thought.reopen {
 		r.thought.addText(reopening)
@@ -295,6 +295,7 @@ func (r *run) main() {
 		final.how = cmp.Or(final.how, "deadline")
 		final = r.fallback(final)
 	case errors.Is(context.Cause(r.ctx), errTaken):
+		r.recorder.leave()
 		r.taken = true
 		return
 	case errors.Is(err, errDeleted):
@@ -304,15 +305,26 @@ func (r *run) main() {
 		r.fail(ErrorData{Code: "cancelled", Message: "the run was cancelled; its thinking is kept and can be extended"})
 		return
 	case r.solver.ctx.Err() != nil:
-		return // not finished: the next process takes it up
+		r.taken = true // by the next process
+		return
 	default:
 		r.log.Error("run lost its engine", "error", err)
+		r.cause = cmp.Or(r.cause, budget.CauseEngine)
 		if final = r.fallback(final); final.answer == nil {
 			r.fail(ErrorData{Code: "engine", Message: "the engine failed before there was an answer to give"})
 			return
 		}
 	}
 	r.finish(final)
+}
+
+// opening is the run's first event, or an extension's.
+func (r *run) opening() RunData {
+	data := RunData{ID: r.id, Model: r.modelID, Budget: r.req.Budget, Created: r.req.Arrived}
+	if r.meter != nil {
+		data.Limit = r.meter.Limit()
+	}
+	return data
 }
 
 // finish commits the reply.
@@ -377,7 +389,8 @@ func (r *run) end(kind string, data any, change store.Change) {
 	ctx, cancel := context.WithDeadline(context.Background(), until)
 	defer cancel()
 	r.tellEnded() // before anyone hears of the end, who may ask the next question at once
-	r.recorder.finish(ctx, kind, data, change)
+	r.told.Store(true)
+	r.taken = r.recorder.finish(ctx, kind, data, change) // or a client would be told what nobody will know
 }
 
 // tellEnded tells whoever started the run that it has ended, the first time.

@@ -15,6 +15,9 @@ import (
 // takeOverEvery is how often a server looks for runs whose server is dead.
 const takeOverEvery = 2 * time.Second
 
+// orphaned is how long servers without its model or adapter leave a run to one another.
+const orphaned = 10 * time.Minute
+
 // TakeOver takes up runs of servers that died, in a store that several share, until ctx ends. In any other store there are none.
 func (s *Solver) TakeOver(ctx context.Context) {
 	if s.shared == nil {
@@ -53,7 +56,7 @@ func (s *Solver) takeOver(ctx context.Context) (taken int, err error) {
 			s.cfg.Logger.Info("run of a dead server taken up", "run", kept.ID)
 			taken++
 		case ctx.Err() != nil, errors.Is(failed, ErrBusy), errors.Is(failed, ErrDraining), errors.Is(failed, ErrRunning),
-			errors.Is(failed, ErrUnknownModel), errors.Is(failed, decode.ErrUnknownAdapter): // another server may
+			time.Since(kept.Updated) < orphaned && (errors.Is(failed, ErrUnknownModel) || errors.Is(failed, decode.ErrUnknownAdapter)): // another server may
 			s.cfg.Logger.Warn("run of a dead server is left to others", "run", kept.ID, "error", failed)
 			err = errors.Join(err, s.shared.Release(context.WithoutCancel(ctx), kept.ID))
 		default:

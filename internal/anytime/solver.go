@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -82,7 +83,11 @@ type record struct {
 	Checkpoints []Checkpoint `json:"checkpoints,omitempty"`
 	Answered    int          `json:"answered,omitempty"` // tokens of all answers so far
 	Explanation *Explanation `json:"explanation,omitempty"`
-	events      []Checkpoint // those found among the events, for a run that was not finished
+	// Taken is how often in a row it was taken up without coming on, the first time when it had so many tokens.
+	Taken   int `json:"taken,omitempty"`
+	TakenAt int `json:"taken_at,omitempty"`
+
+	events []Checkpoint // those found among the events, for a run that was not finished
 }
 
 // Start admits a request and lets it run. Errors: *RequestError, *decode.InputError, decode.ErrContextFull, ErrUnknownModel,
@@ -95,7 +100,7 @@ func (s *Solver) Start(ctx context.Context, req Request) (id string, err error) 
 	if err := validate(&req, s.cfg.AnswerTokens); err != nil {
 		return "", err
 	}
-	r, err := s.admit(newID(), req)
+	r, err := s.admit(newID(), req, s.cfg.MaxRuns)
 	if err != nil {
 		return "", err
 	}
@@ -134,6 +139,7 @@ func (s *Solver) Extend(ctx context.Context, id string, more Extension) (err err
 	if kept.State == store.Running {
 		return ErrRunning
 	}
+	s.gone(ctx, id)
 	rec, t, err := s.recall(ctx, kept)
 	if err != nil {
 		return err
@@ -152,7 +158,7 @@ func (s *Solver) Extend(ctx context.Context, id string, more Extension) (err err
 		req.Budget.Tokens = min(more.Budget.Tokens+t.tokens, budget.MaxTokens)
 	}
 	rec.Request = req
-	r, err := s.admit(id, req)
+	r, err := s.admit(id, req, s.cfg.MaxRuns)
 	if err != nil {
 		return err
 	}
@@ -166,7 +172,10 @@ func (s *Solver) Extend(ctx context.Context, id string, more Extension) (err err
 		s.dismiss(r)
 		return err
 	}
-	if _, err := s.cfg.Store.Append(ctx, id, store.Change{State: store.Running, Request: mustJSON(rec)}); err != nil {
+	// With its first event: a server that dies now must leave an extension, not the first run once more.
+	begun := store.Change{State: store.Running, Request: mustJSON(rec), Events: []store.Event{{Type: EventRun, Data: mustJSON(r.opening())}}}
+	r.begun = true
+	if _, err := s.cfg.Store.Append(ctx, id, begun); err != nil {
 		s.dismiss(r)
 		if errors.Is(err, store.ErrLeased) { // another server was quicker to extend it
 			return ErrRunning
@@ -175,6 +184,20 @@ func (s *Solver) Extend(ctx context.Context, id string, more Extension) (err err
 	}
 	s.launch(r)
 	return nil
+}
+
+// gone waits until a run is gone whose end was told already: who heard of it may be quick.
+func (s *Solver) gone(ctx context.Context, id string) {
+	s.mu.Lock()
+	r := s.live[id]
+	s.mu.Unlock()
+	if r == nil || !r.told.Load() {
+		return
+	}
+	select {
+	case <-r.finished:
+	case <-ctx.Done():
+	}
 }
 
 // Recover takes up the runs that an earlier process left unfinished: they think on from the tokens that were committed, or answer
@@ -227,11 +250,27 @@ func (s *Solver) giveUp(ctx context.Context, id string, why error) error {
 	return nil
 }
 
+// A run that is the death of its servers is taken up no more after so many deaths, between which it thought fewer tokens than these.
+const (
+	mostTaken = 5
+	comesOn   = 100
+)
+
 func (s *Solver) takeUp(ctx context.Context, kept store.Run) error {
 	rec, t, err := s.recall(ctx, kept)
 	if err != nil {
 		return err
 	}
+	if rec.Taken == 0 || t.tokens >= rec.TakenAt+comesOn {
+		rec.Taken, rec.TakenAt = 0, t.tokens
+	}
+	if rec.Taken == mostTaken {
+		return fmt.Errorf("it was taken up %d times, and each time its server ended before it came on", mostTaken)
+	}
+	rec.Taken++
+	asked := rec.Request.Model
+	rec.Request.Model = cmp.Or(kept.Model, asked) // what the name stood for when it began
+	record := mustJSON(rec)
 	if now := time.Now(); rec.Request.Arrived.After(now) { // the clock was set back
 		rec.Request.Arrived = now
 	}
@@ -241,29 +280,41 @@ func (s *Solver) takeUp(ctx context.Context, kept store.Run) error {
 		rec.Cause = cmp.Or(rec.Cause, budget.CauseDeadline)
 		t.ended = true
 	}
-	r, err := s.admit(kept.ID, rec.Request)
+	most := math.MaxInt // it was admitted, and those that came meanwhile must not keep it out
+	if s.shared != nil {
+		most = s.cfg.MaxRuns // another server may have room
+	}
+	r, err := s.admit(kept.ID, rec.Request, most)
 	if err != nil {
 		return err
 	}
 	r.earlier, r.usage.CheckpointTokens = slices.Concat(rec.Checkpoints, rec.events), rec.Answered
 	r.cause = rec.Cause
-	r.resumed = true
-	if err := r.prepare(ctx, t); err != nil {
+	r.resumed, r.begun = true, kept.Last > 0
+	err = r.prepare(ctx, t)
+	if s.shared == nil && errors.Is(err, decode.ErrUnknownAdapter) { // no other server has it either
+		r.req.Model = asked
+		err = r.prepare(ctx, t)
+	}
+	if err != nil {
 		s.dismiss(r)
 		return err
+	}
+	if _, err := s.cfg.Store.Append(ctx, r.id, store.Change{Request: record}); err != nil {
+		r.log.Warn("it is not kept that the run was taken up", "error", err)
 	}
 	s.launch(r)
 	return nil
 }
 
-// admit makes room for a run; dismiss or the run's end gives it back.
-func (s *Solver) admit(id string, req Request) (*run, error) {
+// admit makes room for a run among at most so many; dismiss or the run's end gives it back.
+func (s *Solver) admit(id string, req Request, most int) (*run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.draining:
 		return nil, ErrDraining
-	case len(s.live) >= s.cfg.MaxRuns:
+	case len(s.live) >= most:
 		return nil, ErrBusy
 	case s.live[id] != nil:
 		return nil, ErrRunning
@@ -283,6 +334,8 @@ func (s *Solver) dismiss(r *run) {
 	s.mu.Lock()
 	delete(s.live, r.id)
 	s.mu.Unlock()
+	r.taken = true
+	close(r.finished) // Drain may wait for it, and, for an extension, others
 }
 
 func (s *Solver) launch(r *run) {

@@ -31,6 +31,7 @@ func (r *run) think() error {
 	}
 	late := r.lateTimer()
 	defer late.Stop()
+	last := r.thought.tokens // at the last failure
 	for failures := 0; ; failures++ {
 		left := r.meter.Limit() - r.meter.Used()
 		if left <= 0 {
@@ -38,6 +39,10 @@ func (r *run) think() error {
 			return nil
 		}
 		err := r.decode(left, late.C)
+		if r.thought.tokens >= last+comesOn {
+			failures = 0
+		}
+		last = r.thought.tokens
 		if err == nil || errors.Is(err, errLate) || errors.Is(err, errCancelled) || r.ctx.Err() != nil || failures == maxReopen {
 			return err
 		}
@@ -46,10 +51,40 @@ func (r *run) think() error {
 		_ = r.seq.Close() // it is dead
 		r.tasks.stop()
 		r.meter.Count(r.thought.tokens - r.meter.Used()) // what the gate held is decoded again
-		if err := r.open(r.ctx); err != nil {
+		if err := r.reopen(late.C); err != nil {
 			return err
 		}
 		r.tasks = r.tasks.again(r)
+	}
+}
+
+// reopen opens the thinking again. While the engine is away, and there is nothing yet that an answer could be made of, it waits: for the
+// engine, as long as nobody wants the run to end.
+func (r *run) reopen(late <-chan time.Time) error {
+	const pause = time.Second
+	for {
+		err := r.open(r.ctx)
+		if _, ok := r.tasks.newest(); !errors.Is(err, decode.ErrUnavailable) || ok || r.thought.text != "" {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-r.ctx.Done():
+			return context.Cause(r.ctx)
+		case <-late:
+			return errLate
+		case c := <-r.commands:
+			switch {
+			case c.explain != nil:
+				c.explain <- r.explanation()
+			case c.peek != nil:
+				c.peek <- peeked{err: err}
+			case c.cut == budget.CauseDrain: // the next process may find the engine well
+				r.cancel(errTaken)
+			default:
+				return err
+			}
+		}
 	}
 }
 

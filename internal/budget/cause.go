@@ -16,6 +16,7 @@ const (
 	CauseContext       Cause = "context"         // the model's context was full but for the answer
 	CauseOverload      Cause = "overload"        // the server shortened thoughts to serve everyone
 	CauseDrain         Cause = "drain"           // the server is shutting down
+	CauseEngine        Cause = "engine"          // the engine was lost, and did not come back
 )
 
 // Forced reports whether the answer was forced from an unfinished thought: all causes but natural.

@@ -41,6 +41,7 @@ type ModelConfig struct {
 	Family        *prompt.Family           // nil: detected
 	Template      string                   // chat template; "" the model's own
 	Curve         *budget.Curve            // nil not known
+	Examples      []string                 // questions that suit it, for Models
 	Adapters      map[string]AdapterConfig // LoRA adapters by name, loaded with the model
 	Adapter       string                   // the one that requests get which name the model alone; "" none
 	MaxThinking   int                      // tokens that "max" stands for; 0 the context, at most 32768
@@ -90,8 +91,11 @@ type Info struct {
 	MaxThinking   int // tokens
 	Engine        string
 	Capabilities  []string // what the engine can do; nil while it is not loaded
+	Path          string   // how an engine elsewhere is used, while it is loaded
 	Adapters      []string
-	Adapter       string // the one that the model's name alone stands for; "" none
+	Adapter       string                   // the one that the model's name alone stands for; "" none
+	Curves        map[string]*budget.Curve // those that are known, by adapter; Bare without one
+	Examples      []string                 // questions that suit it
 }
 
 // Catalog is the models. Its methods may be called concurrently.
@@ -192,7 +196,10 @@ func (c *Catalog) find(id string) (*model, error) {
 // Acquire implements anytime.Models. A model's id alone stands for the model with its default adapter, if it has one; id:bare is the
 // model without any.
 func (c *Catalog) Acquire(ctx context.Context, name string) (_ *anytime.Model, release func(), err error) {
-	id, adapter, _ := strings.Cut(name, ":")
+	id, adapter, divided := strings.Cut(name, ":")
+	if divided && (id == "" || adapter == "") {
+		id = name // no model's
+	}
 	m, err := c.find(id)
 	if err != nil {
 		return nil, nil, err
@@ -299,16 +306,32 @@ func (c *Catalog) Models() []Info {
 		info := Info{
 			ID: m.ID, Default: i == 0, Loaded: m.state == loaded, Created: m.Created, ContextTokens: m.ContextTokens,
 			Engine:   m.Engine,
-			Adapters: slices.Sorted(maps.Keys(m.adapters)), Adapter: m.standard,
+			Adapters: slices.Sorted(maps.Keys(m.adapters)), Adapter: m.standard, Curves: m.curves(), Examples: m.Examples,
 		}
 		if m.state == loaded {
 			about := m.engine.Info()
 			info.ContextTokens, info.Capabilities = about.ContextTokens, capabilities(about.Capabilities)
+			if e, ok := m.engine.(interface{ Path() string }); ok {
+				info.Path = e.Path()
+			}
 		}
 		info.MaxThinking = m.maxThinking(info.ContextTokens)
 		list[i] = info
 	}
 	return list
+}
+
+func (m *model) curves() map[string]*budget.Curve {
+	known := map[string]*budget.Curve{}
+	if m.Curve != nil {
+		known[Bare] = m.Curve
+	}
+	for name, a := range m.adapters {
+		if a.Curve != nil {
+			known[name] = a.Curve
+		}
+	}
+	return known
 }
 
 // capabilities names what an engine can do.

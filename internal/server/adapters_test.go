@@ -14,6 +14,7 @@ import (
 	"anytime/api"
 	"anytime/internal/anytime"
 	"anytime/internal/budget"
+	"anytime/internal/catalog"
 	"anytime/internal/catalog/adapters"
 	"anytime/internal/decode"
 	"anytime/internal/decode/decodetest"
@@ -207,6 +208,15 @@ func TestModelWithDefaultAdapter(t *testing.T) {
 			t.Errorf("%s: %+v", id, m)
 		}
 	}
+	// What the name alone stands for has the adapter's accuracy, and the model's examples.
+	for i, want := range []float64{0.75, 0.5, 0.75} {
+		if c := list[i].Curve; c == nil || len(*c) != 1 || (*c)[0].Accuracy != want || (*c)[0].Budget != 64 {
+			t.Errorf("%s: curve %v, want %v at 64", list[i].Id, c, want)
+		}
+	}
+	if e := list[0].Examples; e == nil || len(*e) != 1 || list[1].Examples != nil {
+		t.Errorf("examples: %v, %v", e, list[1].Examples)
+	}
 }
 
 // standard makes tuned the default adapter of all models.
@@ -219,7 +229,11 @@ func (s standard) Acquire(ctx context.Context, name string) (*anytime.Model, fun
 func (s standard) Models() []server.Model {
 	list := s.of.Models()
 	for i := range list {
-		list[i].Adapter = "tuned"
+		list[i].Adapter, list[i].Examples = "tuned", []string{"Why?"}
+		list[i].Curves = map[string]*budget.Curve{}
+		for name, accuracy := range map[string]float64{catalog.Bare: 0.5, "tuned": 0.75} {
+			list[i].Curves[name] = &budget.Curve{Points: []budget.CurvePoint{{Budget: 64, Tokens: 60, Accuracy: accuracy, High: 1}}}
+		}
 	}
 	return list
 }

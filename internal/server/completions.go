@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"unicode/utf8"
@@ -148,6 +149,9 @@ func describe(m Model, adapter string) api.Model {
 	if m.Engine != "" {
 		d.Engine = &m.Engine
 	}
+	if m.Path != "" {
+		d.Path = &m.Path
+	}
 	if m.Capabilities != nil {
 		d.Capabilities = &m.Capabilities
 	}
@@ -156,8 +160,13 @@ func describe(m Model, adapter string) api.Model {
 		if m.Adapter != "" {
 			d.DefaultAdapter = &m.Adapter
 		}
+		if m.Examples != nil {
+			d.Examples = &m.Examples
+		}
+		adapter = cmp.Or(m.Adapter, catalog.Bare)
 	} else {
 		d.Id, d.Parent, d.Default = m.ID+":"+adapter, &m.ID, false
 	}
+	d.Curve = describeCurve(m.Curves[adapter])
 	return d
 }

@@ -14,7 +14,7 @@ func (s *Server) healthz(w http.ResponseWriter, _ *call) error {
 	return s.writeJSON(w, http.StatusOK, api.Health{Status: api.Ok})
 }
 
-// readyz asks engine and store, at once and not for ever.
+// readyz asks engine and store, at once and not for ever. A check that is excluded is told all the same, and does not count.
 func (s *Server) readyz(w http.ResponseWriter, c *call) error {
 	const patience = 5 * time.Second
 	ctx, cancel := context.WithTimeout(c.Context(), patience)
@@ -37,7 +37,9 @@ func (s *Server) readyz(w http.ResponseWriter, c *call) error {
 			// What clients may see: the cause names files.
 			checks[a.name] = publicError(err).message
 			s.log.LogAttrs(c.Context(), slog.LevelWarn, "not ready", slog.String("check", a.name), slog.Any("error", err))
-			health.Status, status = api.Unavailable, http.StatusServiceUnavailable
+			if a.name != c.query.Get("exclude") {
+				health.Status, status = api.Unavailable, http.StatusServiceUnavailable
+			}
 		}
 	}
 	return s.writeJSON(w, status, health)

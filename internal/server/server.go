@@ -24,6 +24,7 @@ import (
 
 	"anytime/api"
 	"anytime/internal/anytime"
+	"anytime/internal/budget"
 	"anytime/internal/decode"
 	"anytime/internal/store"
 )
@@ -48,12 +49,15 @@ type Model struct {
 	Default       bool
 	Loaded        bool
 	Created       time.Time
-	ContextTokens int      // 0 unknown
-	MaxThinking   int      // tokens; the cap of which efforts are shares
-	Engine        string   // what decodes it; "" not told
-	Capabilities  []string // what the engine can do; nil while it is not loaded
-	Adapters      []string // named in requests as "ID:adapter"
-	Adapter       string   // the one of them that ID alone stands for; "" none
+	ContextTokens int                      // 0 unknown
+	MaxThinking   int                      // tokens; the cap of which efforts are shares
+	Engine        string                   // what decodes it; "" not told
+	Capabilities  []string                 // what the engine can do; nil while it is not loaded
+	Path          string                   // how an engine elsewhere is used, while it is loaded
+	Adapters      []string                 // named in requests as "ID:adapter"
+	Adapter       string                   // the one of them that ID alone stands for; "" none
+	Curves        map[string]*budget.Curve // those that are known, by adapter; catalog.Bare without one
+	Examples      []string                 // questions that suit it
 }
 
 // Models gives the models, and lists what can be asked for, loaded or not: that is called for each request and must be quick.

@@ -151,6 +151,14 @@ func TestReady(t *testing.T) {
 	if status, reply := b.call("GET", "/readyz", ""); status != 503 || !strings.Contains(string(reply), `"engine":"ok"`) {
 		t.Errorf("status %d, %s", status, reply)
 	}
+	if h := get[api.Health](b, "GET", "/readyz?exclude=store", ""); h.Status != api.Ok || (*h.Checks)["store"] == "ok" {
+		t.Errorf("without the store: %+v", h)
+	}
+	for query, want := range map[string]int{"exclude=engine": 503, "exclude=disk": 400} {
+		if status, reply := b.call("GET", "/readyz?"+query, ""); status != want {
+			t.Errorf("%s: status %d, %s", query, status, reply)
+		}
+	}
 	get[api.Health](b, "GET", "/healthz", "")
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"anytime/api"
 	"anytime/internal/anytime"
@@ -169,13 +170,33 @@ func (s *Server) listRuns(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	list := api.RunList{Runs: make([]api.RunSummary, len(runs))}
-	for i, r := range runs {
-		list.Runs[i] = api.RunSummary{
-			Id: r.ID, Model: r.Model, State: api.RunState(r.State), Created: r.Created, Updated: r.Updated, Problem: problemOf(r), Answer: answerOf(r),
+	list := api.RunList{Runs: make([]api.RunSummary, 0, len(runs))}
+	for _, head := range runs {
+		r, err := s.cfg.Store.Get(c.Context(), head.ID) // one at a time: requests and replies may be large
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			continue // removed meanwhile
+		case err != nil:
+			return err
 		}
+		summary := api.RunSummary{
+			Id: r.ID, Model: r.Model, State: api.RunState(r.State), Created: r.Created, Updated: r.Updated, Problem: shorten(problemOf(r)), Answer: answerOf(r),
+		}
+		if summary.Answer != nil {
+			*summary.Answer = shorten(*summary.Answer)
+		}
+		list.Runs = append(list.Runs, summary)
 	}
 	return s.writeJSON(w, http.StatusOK, list)
+}
+
+const listed = 200 // characters of a question, and of an answer, in a list
+
+func shorten(text string) string {
+	if utf8.RuneCountInString(text) <= listed {
+		return text
+	}
+	return string([]rune(text)[:listed]) + "…"
 }
 
 // problemOf returns what a run was asked: the last of the user's messages, or the raw prompt.

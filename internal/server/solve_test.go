@@ -251,6 +251,14 @@ func TestListAndDelete(t *testing.T) {
 	if got := ids(""); !slices.Equal(got, []string{running, done}) {
 		t.Errorf("all: %v", got)
 	}
+	long := get[anytime.Reply](b, "POST", "/solve?budget=2", fmt.Sprintf(`{"problem": "%s"}`, strings.Repeat("é", 300))).ID
+	runs := get[api.RunList](b, "GET", "/solve", "").Runs
+	if len(runs) != 3 || runs[0].Problem != strings.Repeat("é", 200)+"…" || runs[2].Problem != "How many?" || runs[2].Answer == nil {
+		t.Errorf("what was asked and answered: %+v", runs)
+	}
+	if status, reply := b.call("DELETE", "/solve/"+long, ""); status != http.StatusNoContent {
+		t.Errorf("delete: status %d, %s", status, reply)
+	}
 	if got := ids("?state=running"); !slices.Equal(got, []string{running}) {
 		t.Errorf("running: %v", got)
 	}

@@ -33,7 +33,7 @@
 // The parent mirrors the tokens of every sequence from the events. When the child dies, or says nothing for Config.Watchdog (it is
 // asked, so that silence means something), another is started and told everything: adapters, sequences, queues. Tokens that had
 // not arrived are drawn again, the same. A sequence at which two children died in a row is replayed alone; at the third it fails with
-// decode.ErrUnavailable. After five failed starts all sequences fail, and the engine goes on trying.
+// decode.ErrUnavailable. Children that were killed from outside count a tenth. After five failed starts all sequences fail, and the engine goes on trying.
 //
 // # Costs
 //

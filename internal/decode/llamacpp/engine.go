@@ -18,10 +18,9 @@ import (
 )
 
 const (
-	maxOpen    = 4096 // sequences
-	maxQueued  = 1024 // operations of a sequence
-	maxCrashes = 3    // in a row that a sequence may live through without a step forward
-	maxFailed  = 5    // starts in a row before the engine says that it is broken
+	maxOpen   = 4096 // sequences
+	maxQueued = 1024 // operations of a sequence
+	maxFailed = 5    // starts in a row before the engine says that it is broken
 )
 
 // Engine decodes in a child process, which it replaces when it dies or hangs.
@@ -68,6 +67,15 @@ type Stats struct {
 	Waiting       int    // for a slot
 	CacheTokens   int    // KV cells in use
 }
+
+// blame is how much a death of the child is held against the sequences that decoded.
+type blame int
+
+const (
+	killed   blame = 1  // from outside, which is hardly their fault, unless they take all memory
+	crashed  blame = 10 // or hung
+	maxBlame       = 3 * crashed
+)
 
 // call is a question to the child.
 type call struct {
@@ -261,7 +269,10 @@ func (e *Engine) ask(ctx context.Context, c command) (reply, error) {
 		}
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		return reply{}, e.usable()
+		if err := e.usable(); err != nil {
+			return reply{}, err
+		}
+		return reply{}, decode.ErrUnavailable // it was, and is well by now
 	case <-ctx.Done():
 		e.mu.Lock()
 		defer e.mu.Unlock()
@@ -277,7 +288,7 @@ func (e *Engine) Close() error {
 	for _, s := range e.seqs {
 		s.closed = true
 		notify(s.wake)
-		s.begin(decode.ErrClosed)
+		s.begin(e.usable())
 	}
 	e.hangUp()
 	e.mu.Unlock()

@@ -65,6 +65,7 @@ type event struct {
 	Updates  []update
 	Counts   counts
 	Took     time.Duration // of the step
+	Beside   bool          // not from the loop that decodes, so that it says nothing about that
 }
 
 // hello describes the loaded model.

@@ -23,35 +23,36 @@ type candidate struct {
 
 // likeliest orders candidates by logit, then id.
 func likeliest(a, b candidate) int {
-	return cmp.Or(cmp.Compare(b.logit, a.logit), cmp.Compare(a.id, b.id))
+	switch { // not by cmp.Or: this is most of what truncating costs
+	case a.logit > b.logit:
+		return -1
+	case a.logit < b.logit:
+		return 1
+	}
+	return cmp.Compare(a.id, b.id)
 }
 
 // stats of a token's logits.
 type stats struct {
 	best   int32
 	max    float32
+	sum    float64 // of exp(logit - max)
 	logSum float64 // natural logarithm of the sum of exp(logit)
 }
 
 // measure returns the stats of the logits; false if they are no numbers.
 func measure(logits []float32) (stats, bool) {
-	st := argmax(logits)
-	var sum float64
-	for _, l := range logits {
-		sum += float64(exp32(l - st.max))
-	}
-	st.logSum = float64(st.max) + math.Log(sum)
-	return st, !math.IsInf(float64(st.max), 0) && !math.IsNaN(st.logSum)
-}
-
-func argmax(logits []float32) stats {
 	st := stats{max: float32(math.Inf(-1))}
 	for i, l := range logits {
 		if l > st.max {
 			st.best, st.max = int32(i), l
 		}
 	}
-	return st
+	for _, l := range logits {
+		st.sum += float64(exp32(l - st.max))
+	}
+	st.logSum = float64(st.max) + math.Log(st.sum)
+	return st, !math.IsInf(float64(st.max), 0) && !math.IsNaN(st.logSum)
 }
 
 // adjust returns a copy of the logits with the bias added and the forbidden ids at minus infinity. It is valid until the next call.
@@ -71,7 +72,12 @@ func (s *sampler) adjust(logits []float32, bias map[int32]float32, forbidden []i
 
 // draw chooses a token with the noise of a key. It returns -1 if every token is forbidden.
 func (s *sampler) draw(logits []float32, p decode.Sampling, key uint64) int32 {
-	st := argmax(logits)
+	st, _ := measure(logits)
+	return s.drawMeasured(logits, st, p, key)
+}
+
+// drawMeasured is draw from logits whose stats are known.
+func (s *sampler) drawMeasured(logits []float32, st stats, p decode.Sampling, key uint64) int32 {
 	switch {
 	case math.IsInf(float64(st.max), -1):
 		return -1
@@ -80,7 +86,7 @@ func (s *sampler) draw(logits []float32, p decode.Sampling, key uint64) int32 {
 	}
 	r := race{key: key, best: math.Inf(1)}
 	if p.TopK > 0 || p.TopP > 0 && p.TopP < 1 || p.MinP > 0 {
-		s.truncate(logits, st.max, p)
+		s.truncate(logits, st, p)
 		for _, c := range s.cands {
 			r.enter(c.id, exp32((c.logit-st.max)/p.Temperature))
 		}
@@ -117,12 +123,10 @@ func (r *race) enter(id int32, weight float32) {
 
 // truncate sets cands to the tokens that top-k, top-p and min-p leave, likeliest first. To sort the whole vocabulary would cost
 // more than the token, so it widens a cut below the best logit until nothing outside can matter.
-func (s *sampler) truncate(logits []float32, best float32, p decode.Sampling) {
-	var total float64
+func (s *sampler) truncate(logits []float32, st stats, p decode.Sampling) {
+	best, total := st.max, 0.0
 	if p.TopK == 0 && p.TopP > 0 && p.TopP < 1 {
-		for _, l := range logits {
-			total += float64(exp32(l - best))
-		}
+		total = st.sum
 	}
 	for cut := float32(6); ; cut *= 2 {
 		whole := cut > 100

@@ -39,6 +39,7 @@ type model struct {
 	mirror *mirror
 	goal   map[*seq]int
 	id     uint64
+	parts  []int // tokens of the parts of the last batch
 }
 
 func newModel(t *testing.T, slots, cells, batch, chunk int, whole bool) *model {
@@ -76,12 +77,23 @@ func (m *model) step() []work {
 			t.Errorf("sequence %d: logits %v", w.seq.id, w.logits)
 		}
 		seen[w.seq] = true
-		m.mirror.slots[w.seq.slot] = append(m.mirror.slots[w.seq.slot], w.seq.tokens[w.from:w.from+w.n]...)
 	}
 	if total > m.batch {
 		t.Errorf("a batch of %d tokens, more than %d", total, m.batch)
 	}
-	m.commit(batch)
+	m.parts = nil
+	for part, rest := m.split(batch); len(part) > 0; part, rest = m.split(rest) {
+		size := 0
+		for _, w := range part {
+			if at := len(m.mirror.slots[w.seq.slot]); w.from != at || len(w.cells) != w.n || w.logits && w.from+w.n != len(w.seq.tokens) {
+				t.Errorf("sequence %d: a part of %d tokens from %d on, behind %d, with %d cells", w.seq.id, w.n, w.from, at, len(w.cells))
+			}
+			m.mirror.slots[w.seq.slot] = append(m.mirror.slots[w.seq.slot], w.seq.tokens[w.from:w.from+w.n]...)
+			size += w.n
+		}
+		m.commit(part)
+		m.parts = append(m.parts, size)
+	}
 	for _, w := range batch {
 		if !w.logits {
 			continue
@@ -306,5 +318,40 @@ func TestSchedulerPreempts(t *testing.T) {
 	}
 	if long.wanted || other.wanted || m.counts.Preemptions < 2 || idle.slot >= 0 {
 		t.Errorf("preemptions %d, parked one still in slot %d", m.counts.Preemptions, idle.slot)
+	}
+}
+
+// Batches in which the cache is mostly others' are divided into parts that attention takes token by token, and no others are.
+func TestSchedulerSplits(t *testing.T) {
+	const sequences, prompt = 70, 40
+	for _, tiled := range []bool{false, true} {
+		m := newModel(t, sequences, 8192, 512, 64, false)
+		m.tiled = tiled
+		long := m.open(seq{tokens: tokens(2000, 1)}, 2001)
+		for long.wanted { // alone: what is in the cache is its own
+			if m.step(); len(m.parts) != 1 {
+				t.Fatalf("a batch of the only sequence was split into %v", m.parts)
+			}
+		}
+		m.remove(long)
+		m.clear(0)
+		var list []*seq
+		for i := range sequences {
+			list = append(list, m.open(seq{tokens: tokens(prompt, int32(i))}, prompt+4))
+		}
+		split := 0
+		for slices.ContainsFunc(list, func(q *seq) bool { return q.wanted }) {
+			m.step()
+			if len(m.parts) == 1 {
+				continue
+			}
+			split++
+			if n := slices.Max(m.parts); n >= tile || n-slices.Min(m.parts) > len(m.parts) {
+				t.Errorf("a batch was split into %v", m.parts)
+			}
+		}
+		if tiled != (split > 0) {
+			t.Errorf("tiled %v: %d batches were split", tiled, split)
+		}
 	}
 }

@@ -29,11 +29,11 @@ type sequence struct {
 	done      int  // tokens of the span at the queue's front
 	cut       bool // the first span is to end
 	chunks    []decode.Chunk
-	delivered int  // decoded tokens that Next has returned
-	acked     int  // of these, told to the child
-	live      bool // the child knows it
-	crashes   int  // children that died while it decoded, since its last step forward
-	restarted int  // children that died since its last chunk
+	delivered int   // decoded tokens that Next has returned
+	acked     int   // of these, told to the child
+	live      bool  // the child knows it
+	blame     blame // for children that died while it decoded, since its last step forward
+	restarted int   // children that died since its last chunk
 	err       error
 	closed    bool
 }
@@ -148,7 +148,7 @@ func (s *sequence) inherit(n int) {
 // apply takes in news from the child. The caller holds mu.
 func (s *sequence) apply(u update) {
 	if len(u.Tokens) > 0 || u.End != "" {
-		s.crashes = 0
+		s.blame = 0
 	}
 	if u.Forked && s.parent != nil {
 		s.inherit(u.Shared)

@@ -3,8 +3,10 @@ package llamacpp
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"anytime/internal/decode"
@@ -13,28 +15,39 @@ import (
 )
 
 // step decodes one batch and draws its tokens; false if there was nothing to do.
-func (w *worker) step() (bool, error) {
+func (w *worker) step() (stepped bool, err error) {
 	began := time.Now()
 	adapter, batch := w.sched.plan()
-	for {
-		if len(batch) == 0 {
-			return false, nil
-		}
-		rc, err := w.decode(adapter, batch)
+	for len(batch) > 0 {
+		part, rest := w.sched.split(batch)
+		rc, err := w.decode(adapter, part)
 		if err != nil {
 			return false, err
 		}
 		if rc == 0 {
-			break
+			if err := w.draw(part, began); err != nil {
+				return false, err
+			}
+			stepped, batch = true, rest
+			continue
 		}
 		if !w.sched.abandon(batch) {
 			w.fail(w.streams[batch[0].seq.id], fmt.Errorf("llama.cpp found no room for it in a cache of %d tokens", w.config.CacheTokens))
 		}
+		if stepped {
+			break
+		}
 		adapter, batch = w.sched.plan()
 	}
+	return stepped, nil
+}
+
+// draw takes in a batch that was decoded: a token is drawn behind each of its sequences that wants one.
+func (w *worker) draw(batch []work, began time.Time) error {
 	w.sched.commit(batch)
 	now := time.Now()
 	index := int32(-1)
+	w.rows = w.rows[:0]
 	for _, work := range batch {
 		index += int32(work.n)
 		st := w.streams[work.seq.id]
@@ -50,12 +63,54 @@ func (w *worker) step() (bool, error) {
 		if work.logits {
 			logits, err := llama.GetLogitsIth(w.context, index, w.vocab.size)
 			if err != nil || logits == nil {
-				return false, fmt.Errorf("llama.cpp has no logits for position %d of the batch", index)
+				return fmt.Errorf("llama.cpp has no logits for position %d of the batch", index)
 			}
-			w.sample(st, logits)
+			w.rows = append(w.rows, row{st: st, logits: logits})
 		}
 	}
-	return true, nil
+	w.drawRows()
+	for i := range w.rows {
+		w.sample(&w.rows[i])
+	}
+	return nil
+}
+
+// row is the logits behind a stream's last token, and what is drawn from them where nothing else than the logits counts.
+type row struct {
+	st     *stream
+	logits []float32
+	stats  stats
+	finite bool
+	key    uint64
+	plain  bool
+	id     int32 // drawn, if plain
+}
+
+// drawRows measures and draws rows, each by itself and so at the same time: 64 of them take as long as a step of a small model.
+func (w *worker) drawRows() {
+	n := min(len(w.rows), runtime.GOMAXPROCS(0))
+	for len(w.samplers) < n {
+		w.samplers = append(w.samplers, sampler{})
+	}
+	draw := func(k int) {
+		for i := k; i < len(w.rows); i += n {
+			r := &w.rows[i]
+			sp := r.st.span
+			r.stats, r.finite = measure(r.logits)
+			r.key = noise(r.st.seed, len(r.st.tokens))
+			if r.plain = r.finite && len(sp.Sampling.LogitBias) == 0 && sp.done >= sp.MinTokens && sp.grammar == nil; r.plain {
+				r.id = w.samplers[k].drawMeasured(r.logits, r.stats, sp.Sampling, r.key)
+			}
+		}
+	}
+	var others sync.WaitGroup
+	for k := 1; k < n; k++ {
+		others.Go(func() { draw(k) })
+	}
+	if n > 0 {
+		draw(0)
+	}
+	others.Wait()
 }
 
 // decode runs a batch through the model: 0 done, 1 no room in the cache.
@@ -88,25 +143,23 @@ func (w *worker) decode(adapter uint64, batch []work) (int32, error) {
 // logProb is the natural log-probability of a token with that logit.
 func (st stats) logProb(logit float32) float32 { return float32(float64(logit) - st.logSum) }
 
-// sample draws a stream's next token.
-func (w *worker) sample(st *stream, logits []float32) {
+// sample gives a stream its next token.
+func (w *worker) sample(r *row) {
+	st, logits, stats := r.st, r.logits, r.stats
 	sp := st.span
-	stats, ok := measure(logits)
-	if !ok {
+	if !r.finite {
 		w.fail(st, errors.New("the model's logits are not finite numbers"))
 		return
 	}
-	p := sp.Sampling
-	var forbidden []int32
-	if sp.done < sp.MinTokens {
-		forbidden = w.vocab.eog
-	}
-	adjusted := logits
-	if len(p.LogitBias) > 0 || len(forbidden) > 0 || sp.grammar != nil {
+	p, key, id, adjusted := sp.Sampling, r.key, r.id, logits
+	if !r.plain {
+		var forbidden []int32
+		if sp.done < sp.MinTokens {
+			forbidden = w.vocab.eog
+		}
 		adjusted = w.sampler.adjust(logits, p.LogitBias, forbidden)
+		id = w.sampler.draw(adjusted, p, key)
 	}
-	key := noise(st.seed, len(st.tokens))
-	id := w.sampler.draw(adjusted, p, key)
 	masked := false
 	// To ask the grammar about every token is slow. A draw that it allows needs no more; another is drawn again from those that it does.
 	if g := sp.grammar; g != nil && (id < 0 || slices.Contains(w.vocab.eog, id) || !g.allowsToken(w.vocab.piece(id), w.vocab.special[id])) {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os/exec"
 	"runtime"
 	"slices"
+	"syscall"
 	"time"
 
 	"anytime/internal/decode"
@@ -59,7 +61,7 @@ func (e *Engine) supervise(life context.Context, first chan<- error) {
 // run starts a child and works off its events until it is dead. loaded tells whether it got so far as to load the model.
 func (e *Engine) run(life context.Context, up func()) (loaded bool, err error) {
 	e.mu.Lock()
-	e.frame = time.Now()
+	e.frame, e.slowest = time.Now(), 0
 	e.mu.Unlock()
 	p, err := startProcess(e.config.Command, e.child, e.config.Log)
 	if err != nil {
@@ -86,7 +88,11 @@ func (e *Engine) run(life context.Context, up func()) (loaded bool, err error) {
 	stop()
 	hung := <-watched
 	exit := p.wait()
-	e.lost()
+	if hung == nil && fatal == nil && wasKilled(exit) {
+		e.lost(killed)
+	} else {
+		e.lost(crashed)
+	}
 	switch {
 	case hung != nil:
 		return loaded, hung
@@ -119,7 +125,9 @@ func (e *Engine) watch(ctx context.Context, p *process) error {
 func (e *Engine) handle(p *process, ev event) (up bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.frame = time.Now()
+	if !ev.Beside {
+		e.frame = time.Now()
+	}
 	e.slowest = max(e.slowest, ev.Took)
 	if ev.Hello != nil {
 		e.hello, e.proc, e.broken = *ev.Hello, p, nil
@@ -137,7 +145,7 @@ func (e *Engine) handle(p *process, ev event) (up bool) {
 	trial := false
 	for _, u := range ev.Updates {
 		if s := e.seqs[u.Seq]; s != nil {
-			trial = trial || s.crashes >= maxCrashes-1
+			trial = trial || s.suspect()
 			s.apply(u)
 		}
 	}
@@ -191,7 +199,7 @@ func (e *Engine) resume() {
 	for _, id := range slices.Sorted(maps.Keys(e.seqs)) { // a fork's parent comes before it
 		s := e.seqs[id]
 		switch p := s.parent; {
-		case s.crashes >= maxCrashes-1 && s.err == nil && !s.closed:
+		case s.suspect() && s.err == nil && !s.closed:
 			if suspect == nil {
 				suspect = s
 			}
@@ -204,8 +212,21 @@ func (e *Engine) resume() {
 	}
 }
 
+// wasKilled says whether a child's end was a SIGKILL, which llama.cpp does not send itself.
+func wasKilled(exit error) bool {
+	ended, ok := errors.AsType[*exec.ExitError](exit)
+	if !ok {
+		return false
+	}
+	status, ok := ended.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
+// suspect says whether one more crash would be the last that the sequence lives through.
+func (s *sequence) suspect() bool { return s.blame >= maxBlame-crashed }
+
 // lost notes that the child is dead.
-func (e *Engine) lost() {
+func (e *Engine) lost(b blame) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.proc == nil {
@@ -226,8 +247,8 @@ func (e *Engine) lost() {
 		if !decoding {
 			continue
 		}
-		if s.crashes++; s.crashes >= maxCrashes {
-			s.begin(fmt.Errorf("%w: it died %d times in a row at this sequence", decode.ErrUnavailable, s.crashes))
+		if s.blame += b; s.blame >= maxBlame {
+			s.begin(fmt.Errorf("%w: it died again and again at this sequence", decode.ErrUnavailable))
 		}
 	}
 }

@@ -25,7 +25,7 @@ func (p *process) opened() (ids []uint64) {
 func TestPoisonIsIsolated(t *testing.T) {
 	e := &Engine{seqs: map[uint64]*sequence{}, calls: map[uint64]*call{}, adapters: map[uint64]*loraAdapter{}}
 	restart := func() *process {
-		e.lost()
+		e.lost(crashed)
 		p := child()
 		if e.handle(p, event{Hello: &hello{Vocabulary: 10}}); e.proc != p {
 			t.Fatal("the child is not up")
@@ -106,7 +106,7 @@ func TestForkOfClosedParentSurvives(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Close()
-		e.lost()
+		e.lost(crashed)
 		p := child()
 		e.handle(p, event{Hello: &hello{}})
 		f := fork.(*sequence)
@@ -116,5 +116,39 @@ func TestForkOfClosedParentSurvives(t *testing.T) {
 		if test.err == nil && (len(p.queue) != 1 || p.queue[0].Kind != cmdOpen || !slices.Equal(p.queue[0].Tokens, test.want)) {
 			t.Errorf("%s: restored by %+v", name, p.queue)
 		}
+	}
+}
+
+// A child whose loop hangs is silent, though it still tokenizes.
+func TestSilence(t *testing.T) {
+	e := &Engine{seqs: map[uint64]*sequence{}, calls: map[uint64]*call{}, proc: child()}
+	e.handle(e.proc, event{Beside: true, Replies: []reply{{Call: 1}}})
+	if !e.frame.IsZero() {
+		t.Error("text that was tokenized beside the loop counts as a sign of its life")
+	}
+	if e.handle(e.proc, event{Replies: []reply{{Call: 2}}}); e.frame.IsZero() {
+		t.Error("an answered ping does not")
+	}
+}
+
+// Children that are killed from outside are hardly held against those who decoded.
+func TestKillsAreNoCrashes(t *testing.T) {
+	e := &Engine{seqs: map[uint64]*sequence{}, calls: map[uint64]*call{}, adapters: map[uint64]*loraAdapter{}, proc: child()}
+	s, err := e.newSequence(1, decode.Priority{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.restore()
+	s.apply(update{Seq: s.id})
+	if err := s.enqueue(queued{span: &decode.Span{MaxTokens: 5}}); err != nil {
+		t.Fatal(err)
+	}
+	deaths := 0
+	for ; s.err == nil && deaths < 100; deaths++ {
+		e.lost(killed)
+		e.handle(child(), event{Hello: &hello{Vocabulary: 10}})
+	}
+	if deaths != 30 || !errors.Is(s.err, decode.ErrUnavailable) {
+		t.Errorf("after %d deaths: %v", deaths, s.err)
 	}
 }

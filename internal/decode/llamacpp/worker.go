@@ -65,6 +65,7 @@ func serve(in *gob.Decoder, out *encoder[event]) error {
 	}
 	w.sched = newScheduler(l, c.Sequences, cellCount, c.BatchTokens, chunk, l.whole)
 	w.sched.joins = uint64(answerSteps(l.gpuLayers))
+	w.sched.tiled = l.gpuLayers == 0 && !l.whole && c.FlashAttention != "off" && c.KVType != "q8_0"
 	h := hello{Vocabulary: l.vocab.size, AddBOS: l.vocab.addBOS, MaxPiece: l.vocab.maxPiece, GPULayers: l.gpuLayers}
 	for id, text := range map[llama.Token]*string{llama.VocabBOS(l.vocab.handle): &h.BOS, llama.VocabEOS(l.vocab.handle): &h.EOS} {
 		if id >= 0 && int(id) < l.vocab.size {
@@ -96,6 +97,8 @@ type worker struct {
 	adapters map[uint64]*adapter
 	applied  uint64 // the adapter that is set in the context
 	sampler  sampler
+	rows     []row     // of the step under way
+	samplers []sampler // one for each goroutine that draws
 	pieces   *pieces
 	frame    event // what happened since the last frame
 }
@@ -128,7 +131,7 @@ func (w *worker) read(in *gob.Decoder) {
 			for _, id := range p.ids {
 				r.Tokens = append(r.Tokens, w.vocab.token(id))
 			}
-			if err := w.out.send(event{Replies: []reply{r}}); err != nil {
+			if err := w.out.send(event{Replies: []reply{r}, Beside: true}); err != nil {
 				os.Exit(0)
 			}
 			continue

@@ -121,7 +121,7 @@ func (c *client) explain(model string, err error) error {
 	case has("exceeds the context length", "exceed context"):
 		return fmt.Errorf("%w: %w", decode.ErrContextFull, err)
 	case status.StatusCode == http.StatusNotFound:
-		return fmt.Errorf("%w: Ollama has no model %q: get it with `ollama pull %s`, or start with -pull", remote.ErrFatal, model, model)
+		return fmt.Errorf("%w: Ollama has no model %q: get it with `ollama pull %s`, or set pull: true for it in the configuration", remote.ErrFatal, model, model)
 	case has("more system memory", "out of memory", "cudamalloc", "unable to allocate", "failed to allocate", "insufficient memory"):
 		return fmt.Errorf("ollama has too little memory for %s (%w): unload others (`ollama ps`, `ollama stop MODEL`), or take a shorter context or a smaller quantization", model, err)
 	case status.StatusCode == http.StatusUnauthorized, status.StatusCode == http.StatusForbidden:

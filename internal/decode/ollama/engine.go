@@ -100,6 +100,9 @@ func open(ctx context.Context, c Config, client *client) (*Engine, error) {
 	return e, nil
 }
 
+// Path says how prefixes are sent to Ollama.
+func (e *Engine) Path() string { return "prefixes as text by /api/generate, raw" }
+
 // Close implements decode.Engine. The model stays loaded as long as Ollama keeps it.
 func (e *Engine) Close() error {
 	err := e.Engine.Close()

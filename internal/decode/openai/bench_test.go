@@ -19,7 +19,7 @@ import (
 // thought's cache in either case; what another prompt shares with it is all that the naive way has of that.
 func BenchmarkForcedAnswer(b *testing.B) {
 	if !all() {
-		b.Skip("with ANYTIME_TEST_REAL=1: it wants a real llama-server")
+		b.Skip("with ANYTIME_TEST_ALL=1: it wants a real llama-server")
 	}
 	p := llamaServer(b, smollm(b), "-c", "4096", "-np", "1")
 	e := connect(b, openai.Config{URL: p.url})

@@ -64,7 +64,7 @@ func longTiny(t *testing.T) string {
 // llama-server is killed -9 in mid-thought, several times, and started again: no token is lost, none comes twice.
 func TestLlamaServerKilled(t *testing.T) {
 	if !all() {
-		return
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	const sequences, length, kills = 4, 1200, 3
 	p := llamaServer(t, longTiny(t), exact...)
@@ -178,7 +178,7 @@ func (c *cutter) pass(client net.Conn) {
 // Streams are cut at any byte by a proxy.
 func TestLlamaServerCut(t *testing.T) {
 	if !all() {
-		return
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	const sequences, length = 3, 300
 	p := llamaServer(t, longTiny(t), exact...)
@@ -204,7 +204,7 @@ func TestLlamaServerCut(t *testing.T) {
 // A reader that does not read holds up nobody else, and gets everything when it does; what nobody wants any more is not decoded on.
 func TestLlamaServerSlowReader(t *testing.T) {
 	if !all() {
-		return
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	p := llamaServer(t, longTiny(t), exact...)
 	e := connect(t, openai.Config{URL: p.url, Sequences: 2})
@@ -226,7 +226,7 @@ func TestLlamaServerSlowReader(t *testing.T) {
 // Cutting a span and closing a sequence cancel the request upstream: the slot is free at once, though thousands of tokens were asked for.
 func TestLlamaServerCancels(t *testing.T) {
 	if !all() {
-		return
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	p := llamaServer(t, longTiny(t), "-ctk", "f32", "-ctv", "f32", "-fa", "off", "-c", "4096", "-np", "1")
 	e := connect(t, openai.Config{URL: p.url})

@@ -28,7 +28,7 @@ func tinyModel(t testing.TB, opts tiny.Options) string {
 
 func TestLlamaServerConformance(t *testing.T) {
 	if !all() {
-		return // with `make test-all`
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	p := llamaServer(t, tinyModel(t, tiny.Options{Rate: map[string]float64{tiny.EOS: 0.002}}), exact...)
 	e := connect(t, openai.Config{URL: p.url})
@@ -49,7 +49,7 @@ func smollm(t testing.TB) string {
 // sequences would round otherwise: it has one slot.
 func TestLlamaServerSmolLM(t *testing.T) {
 	if !all() {
-		return
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	p := llamaServer(t, smollm(t), "-ctk", "f32", "-ctv", "f32", "-fa", "off", "-c", "2048", "-np", "1")
 	e := connect(t, openai.Config{URL: p.url})
@@ -87,7 +87,7 @@ func (s talkativeSequence) Fork(after int, opts decode.ForkOptions) (decode.Sequ
 // The assistant's message is continued by llama-server's chat as its text would be by a completion.
 func TestLlamaServerChat(t *testing.T) {
 	if !all() {
-		return
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	p := llamaServer(t, smollm(t), "-c", "2048", "-np", "1")
 	e := connect(t, openai.Config{URL: p.url, API: "chat"})
@@ -117,7 +117,7 @@ func TestLlamaServerChat(t *testing.T) {
 // Each request has the adapter that it names, and the bare model none.
 func TestLlamaServerAdapters(t *testing.T) {
 	if !all() {
-		return
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	dir := t.TempDir()
 	one, two := filepath.Join(dir, "one.gguf"), filepath.Join(dir, "two.gguf")
@@ -168,7 +168,7 @@ func TestLlamaServerAdapters(t *testing.T) {
 // Runes of several tokens: llama-server sends nothing before a rune is whole. Cut anywhere, the count is exact and the text goes on.
 func TestLlamaServerRunes(t *testing.T) {
 	if !all() {
-		return
+		t.Skip("only in make test-all: it wants a llama-server")
 	}
 	p := llamaServer(t, smollm(t), "-c", "2048", "-np", "1")
 	e := connect(t, openai.Config{URL: p.url})

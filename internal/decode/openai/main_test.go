@@ -87,7 +87,7 @@ func root(t testing.TB) string {
 }
 
 // all says whether the longer tests run, those that need a real llama-server.
-func all() bool { return os.Getenv("ANYTIME_TEST_REAL") != "" }
+func all() bool { return os.Getenv("ANYTIME_TEST_ALL") != "" }
 
 // process is a server under test.
 type process struct {

@@ -376,11 +376,7 @@ func (s *server) try(ctx context.Context, topLogProbs int) ([]decode.Token, erro
 // Describe says in a line what the server is, how it is used and what it can do.
 func (e *Engine) Describe() string {
 	s := e.server
-	how := map[bool]string{true: "exact prefixes as token ids by /v1/completions", false: "prefixes as text by /v1/completions"}[s.ids]
-	if s.api == chatAPI {
-		how = "the assistant's message continued by /v1/chat/completions"
-	}
-	can := []string{how}
+	can := []string{e.Path()}
 	for _, feature := range []struct {
 		there bool
 		name  string
@@ -398,4 +394,15 @@ func (e *Engine) Describe() string {
 	}
 	return fmt.Sprintf("%s at %s: %s; context %s", strings.TrimSpace(string(s.kind)+" "+s.version), s.base, strings.Join(can, ", "),
 		map[bool]string{true: fmt.Sprintf("%d tokens", s.info.ContextTokens), false: "not told"}[s.info.ContextTokens > 0])
+}
+
+// Path says how prefixes are sent to the server.
+func (e *Engine) Path() string {
+	switch {
+	case e.server.api == chatAPI:
+		return "the assistant's message continued by /v1/chat/completions"
+	case e.server.ids:
+		return "exact prefixes as token ids by /v1/completions"
+	}
+	return "prefixes as text by /v1/completions"
 }

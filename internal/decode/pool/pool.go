@@ -110,6 +110,24 @@ func (e *Engine) Open(ctx context.Context, req decode.Request) (decode.Sequence,
 	return e.Engine.Open(ctx, req)
 }
 
+// Path says how prefixes are sent to the members, and how many of them are there.
+func (e *Engine) Path() string {
+	r := e.router
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	there := 0
+	for _, m := range r.members {
+		if m.engine != nil && !m.broken {
+			there++
+		}
+	}
+	how := "prefixes as text"
+	if r.info.Capabilities.TokenIDs {
+		how = "exact prefixes as token ids"
+	}
+	return fmt.Sprintf("%s; %d of %d engines are there", how, there, len(r.members))
+}
+
 // Close implements decode.Engine. It closes the members.
 func (e *Engine) Close() error {
 	err := e.Engine.Close()

@@ -85,4 +85,4 @@ type Config struct {
 }
 
 // ErrFatal is wrapped by errors of a Completer that trying again cannot mend: a missing model, a refused key.
-var ErrFatal = errors.New("will not work when tried again")
+var ErrFatal = errors.New("the engine cannot be used")

@@ -54,10 +54,12 @@ type Store struct {
 
 var _ store.Shared = (*Store)(nil)
 
+// patience is for one exchange with Redis; behind it Redis is away.
+var patience = time.Second
+
 const (
-	patience = time.Second           // for one exchange with Redis
-	spacing  = 10 * time.Millisecond // between rounds of commits
-	retry    = 250 * time.Millisecond
+	spacing = 10 * time.Millisecond // between rounds of commits
+	retry   = 250 * time.Millisecond
 )
 
 //go:embed scripts

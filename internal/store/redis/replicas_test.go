@@ -191,7 +191,7 @@ func TestTakeOver(t *testing.T) {
 	each(t, func(t *testing.T, url string) {
 		p := redistest.StartProxy(t, strings.TrimPrefix(url, "redis://"))
 		a, b := open(t, "redis://"+p.Addr, redis.Options{Lease: short}), open(t, url, redis.Options{Lease: short})
-		c := open(t, url, redis.Options{Lease: short})
+		c := open(t, url, redis.Options{})
 		create(t, a, "r1", "r2", "ended")
 		for _, id := range []string{"r1", "r2", "ended"} {
 			appendTo(t, a, id, events("thinking", "one", "two"))

@@ -34,14 +34,14 @@ export async function request(method, path, {body, signal, headers} = {}) {
       });
     } catch (e) {
       if (signal?.aborted) throw e;
-      throw new ApiError('The server cannot be reached', 'Is it running? This page goes on by itself once it is back.', 0);
+      throw new ApiError('The server cannot be reached', 'See that it is running, and that this machine is connected to it; then try again.', 0);
     }
     if (reply.ok) return reply;
     const error = (await reply.json().catch(() => ({}))).error ?? {};
     if (reply.status === 401 && await askForKey(key ? 'It does not take the key that was given.' : 'Its owner has one for you.')) continue;
     let message = error.message ?? `It answered ${reply.status}.`;
     const after = reply.headers.get('Retry-After');
-    if (reply.status === 429 && after) message += ` Try again in ${after} s.`;
+    if (reply.status === 429 && after && !/try again/i.test(message)) message += ` Try again in ${after} s.`;
     throw new ApiError(words[reply.status] ?? (reply.status < 500 ? 'The request was refused' : 'The server failed'), message, reply.status, error.code);
   }
 }
@@ -108,14 +108,37 @@ export async function start(path, body) {
   throw new ApiError('The server failed', 'It ended the stream before the run began.', 500);
 }
 
-/** events yields a run's events behind an offset until the run ends. A lost connection is taken up again where it broke off. */
+/** pause waits, or less where the network comes back or signal ends. */
+function pause(ms, signal) {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      removeEventListener('online', done);
+      signal?.removeEventListener('abort', done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    addEventListener('online', done);
+    signal?.addEventListener('abort', done);
+  });
+}
+
+/**
+ * events yields a run's events behind an offset until the run ends. A lost connection is taken up again where it broke off. After an
+ * event "reset" all events come again, from the first.
+ */
 export async function* events(id, {after = 0, signal, onState = () => {}}) {
-  for (let tries = 0; ; tries++) {
+  again: for (let tries = 0; ; tries++) {
     try {
       const reply = await request('GET', `solve/${encodeURIComponent(id)}/events?after=${after}`, {signal, headers: {Accept: 'text/event-stream'}});
       onState('live');
       for await (const e of parse(reply)) {
         tries = 0;
+        if (e.type === 'reset') { // what was seen behind an offset is void: all is read again
+          after = 0;
+          yield e;
+          continue again;
+        }
         if (e.id) after = e.id;
         yield e;
       }
@@ -126,10 +149,7 @@ export async function* events(id, {after = 0, signal, onState = () => {}}) {
       if (e instanceof ApiError && e.status >= 400 && e.status < 500 && e.status !== 429) throw e;
     }
     onState('lost');
-    await new Promise((resolve) => {
-      const timer = setTimeout(resolve, Math.min(250 * 2 ** tries, 5000));
-      signal?.addEventListener('abort', () => { clearTimeout(timer); resolve(); }, {once: true});
-    });
+    await pause(Math.min(250 * 2 ** tries, 5000), signal);
     if (signal?.aborted) return;
   }
 }

@@ -19,12 +19,12 @@ function go(address, carry = {}) {
 }
 
 async function show() {
-  if (!location.hash.startsWith('#/') && location.hash !== '') return; // a link within the page
+  if (!location.hash.startsWith('#/') && location.hash !== '' && main.hasChildNodes()) return; // a link within the page
   leave.abort();
   leave = new AbortController();
   const {signal} = leave;
   const [name, id] = location.hash.slice(2).split('/');
-  const view = views[name] ?? missing;
+  const view = Object.hasOwn(views, name) ? views[name] : missing;
   const root = h('div', {class: `view ${name || 'ask'}`});
   main.replaceChildren(root);
   for (const a of document.querySelectorAll('nav a')) {
@@ -49,7 +49,12 @@ function missing(root) {
 
 const dark = matchMedia('(prefers-color-scheme: dark)');
 const theme = () => document.documentElement.dataset.theme ?? (dark.matches ? 'dark' : 'light');
-const setTheme = (t) => { document.documentElement.dataset.theme = t; };
+const retouch = () => dispatchEvent(new Event('themechange')); // for what is painted, not styled
+const setTheme = (t) => {
+  document.documentElement.dataset.theme = t;
+  retouch();
+};
+dark.addEventListener('change', retouch);
 const chosen = localStorage.getItem('anytime-theme');
 if (chosen) setTheme(chosen);
 document.getElementById('theme').addEventListener('click', () => {
@@ -57,5 +62,8 @@ document.getElementById('theme').addEventListener('click', () => {
   localStorage.setItem('anytime-theme', theme());
 });
 document.querySelector('.skip').addEventListener('click', (e) => { e.preventDefault(); main.focus(); });
-addEventListener('hashchange', () => show().then(() => main.contains(document.activeElement) || main.focus()));
+addEventListener('hashchange', () => show().then(() => {
+  scrollTo(0, 0);
+  if (!main.contains(document.activeElement)) main.focus({preventScroll: true});
+}));
 show();

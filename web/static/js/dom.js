@@ -26,7 +26,14 @@ export const count = (n) => Math.round(n).toLocaleString('en');
 
 export function seconds(ms) {
   if (ms === undefined || ms === null) return '–';
+  if (ms > 0 && ms < 1) return '< 1 ms';
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;
+}
+
+/** milliseconds reads the deadline in a budget as the API writes it, such as 512,1m30s; 0 where it has none. */
+export function milliseconds(budget) {
+  const units = {ms: 1, s: 1000, m: 60000, h: 3600000};
+  return [...(budget ?? '').matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g)].reduce((sum, [, n, unit]) => sum + n * units[unit], 0);
 }
 
 export const percent = (p) => (p === undefined || p === null ? '–' : `${Math.round(p * 100)} %`);
@@ -44,7 +51,7 @@ export function why(stop, tokens) {
   const n = tokens === undefined ? 'its tokens' : `${count(tokens)} tokens`;
   return {
     natural: 'The thought came to its own end.',
-    tokens: `Cut at its budget of ${n}.`,
+    tokens: tokens === 0 ? 'Answered at once, without thinking.' : `Cut at its budget of ${n}.`,
     deadline: `Cut after ${n} to be on time.`,
     interrupt: `You asked for the answer after ${n}.`,
     converged: `Its answers had settled, so it stopped after ${n}.`,
@@ -54,6 +61,7 @@ export function why(stop, tokens) {
     context: `The model's context was full after ${n}.`,
     overload: `The server is busy: its budget was shortened to ${n}.`,
     drain: `The server is shutting down, so it answered after ${n}.`,
+    engine: `The engine was lost after ${n}.`,
   }[stop?.cause] ?? '';
 }
 

@@ -18,6 +18,10 @@ export function read(text) {
   return (key) => sums.get(key) ?? 0;
 }
 
+/** decoded is how many tokens were decoded: those of the embedded engine as they come, else, of other servers, those of runs that have ended. */
+const decoded = (get) => get('anytime_engine_batch_tokens_total') - get('anytime_engine_prefill_tokens_total')
+  || get('anytime_thinking_tokens_total') + get('anytime_summary_tokens_total');
+
 /** load is a live view of what the server is doing. */
 export async function load(root, {signal}) {
   const value = (text) => {
@@ -31,9 +35,10 @@ export async function load(root, {signal}) {
   const box = h('div', {class: 'chart'});
   const trouble = h('div', {});
   root.append(h('h1', {}, 'Load'), h('div', {class: 'figures'}, Object.values(figures).map((f) => f.node)), trouble,
-    h('section', {class: 'card', 'aria-label': 'Tokens a second'}, h('h2', {}, 'Tokens a second, the last two minutes'), box));
+    h('section', {class: 'card', 'aria-label': 'Tokens a second'}, h('h2', {}, 'The last two minutes'), box));
   const width = 60;
-  const x = Array.from({length: width}, (_, i) => (i - width + 1) * 2);
+  const interval = 2000; // ms
+  const x = Array.from({length: width}, (_, i) => (i - width + 1) * interval / 1000);
   const rates = new Array(width).fill(null);
   const runs = new Array(width).fill(null);
   let before;
@@ -46,14 +51,14 @@ export async function load(root, {signal}) {
       if (!signal.aborted) trouble.replaceChildren(problem(e));
       return;
     }
-    const now = {at: performance.now(), tokens: get('anytime_thinking_tokens_total') + get('anytime_summary_tokens_total')};
+    const now = {at: performance.now(), tokens: decoded(get)};
     const rate = before ? Math.max(0, (now.tokens - before.tokens) / (now.at - before.at) * 1000) : null;
     before = now;
     figures.running.strong.textContent = count(get('anytime_runs_running'));
     figures.rate.strong.textContent = rate === null ? '–' : count(rate);
     const deadlines = get('anytime_deadline_overshoot_seconds_count');
     figures.onTime.strong.textContent = deadlines === 0 ? '–' : percent(get('anytime_deadline_overshoot_seconds_bucket{le=0.05}') / deadlines);
-    figures.shrunk.strong.textContent = count(get('anytime_runs_total{cause=overload}'));
+    figures.shrunk.strong.textContent = count(get('anytime_forced_answers_total{cause=overload}'));
     figures.refused.strong.textContent = count(get('anytime_refusals_total'));
     figures.forced.strong.textContent = count(get('anytime_forced_answers_total'));
     rates.push(rate);
@@ -64,6 +69,7 @@ export async function load(root, {signal}) {
   }
   let plot;
   await sample();
-  plot = await chart(box, {x, xLabel: 'seconds ago', format: count, signal, series: [{label: 'tokens/s', values: rates}, {label: 'runs', values: runs}]});
-  every(2000, signal, sample);
+  plot = await chart(box, {x, xLabel: 'seconds ago', xFormat: (t) => count(Math.abs(t)), format: count, least: 10, signal, label: 'Tokens a second and runs under way over the last two minutes',
+    series: [{label: 'tokens a second', values: rates}, {label: 'runs under way', values: runs}]});
+  every(interval, signal, sample);
 }

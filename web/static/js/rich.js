@@ -1,36 +1,16 @@
 // Markdown and mathematics. What a model wrote is not trusted: it becomes markup only through DOMPurify, and formulas through KaTeX,
 // which builds nodes and allows no links or raw markup.
 
-const loaded = new Map();
-
-/** load runs one of the vendored scripts, once. */
-export function load(name) {
-  if (!loaded.has(name)) {
-    loaded.set(name, new Promise((resolve, reject) => {
-      const s = document.createElement('script');
-      s.src = `assets/vendor/${name}`;
-      s.onload = resolve;
-      s.onerror = () => { loaded.delete(name); reject(new Error(`${name} could not be loaded`)); };
-      document.head.append(s);
-    }));
-  }
-  return loaded.get(name);
-}
-
-function style(name) {
-  if (!document.querySelector(`link[href="assets/vendor/${name}"]`)) {
-    const l = document.createElement('link');
-    l.rel = 'stylesheet';
-    l.href = `assets/vendor/${name}`;
-    document.head.append(l);
-  }
-}
+import {load, style} from './vendor.js';
 
 // Formulas in their usual marks, code first, where they are none; a bare \boxed{…} counts as one. $ wants no space inside and no digit behind.
-const marks = /(```[\s\S]*?(?:```|$)|`[^`\n]*`)|\$\$([\s\S]+?)\$\$|\\\[([\s\S]+?)\\\]|\\\(([\s\S]+?)\\\)|\$(?!\s)((?:\\.|[^$\\\n])+?)(?<!\s)\$(?!\d)|(\\boxed\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})/g;
+const marks = /(```[\s\S]*?(?:```|$)|`[^`\n]*`)|\$\$([\s\S]{1,2000}?)\$\$|\\\[([\s\S]{1,2000}?)\\\]|\\\(([\s\S]{1,2000}?)\\\)|\$(?!\s)((?:\\.|[^$\\\n]){1,500}?)(?<!\s)\$(?!\d)|(\\boxed\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})/g;
+
+const longest = 50000; // characters; what is longer is shown as it is
 
 /** rich returns nodes for a model's text. */
 export async function rich(text) {
+  if (text.length > longest) return text;
   const formulas = [];
   const source = text.replace(/[\ue000\ue001]/g, '').replace(marks, (all, code, block, bracket, round, dollar, boxed) => {
     if (code !== undefined) return code;
@@ -39,10 +19,11 @@ export async function rich(text) {
   });
   await Promise.all([load('marked.umd.js'), load('purify.min.js'), formulas.length > 0 && load('katex.min.js')]);
   if (formulas.length > 0) style('katex.min.css');
-  const fragment = window.DOMPurify.sanitize(window.marked.parse(source, {gfm: true, breaks: true, async: false}), {
+  const fragment = window.DOMPurify.sanitize(window.marked.parse(source, {gfm: true, breaks: true, async: false, renderer: renderer()}), {
     RETURN_DOM_FRAGMENT: true,
-    FORBID_TAGS: ['style', 'form', 'input', 'button', 'textarea', 'select', 'iframe', 'object', 'embed', 'audio', 'video', 'img', 'svg', 'math'],
-    FORBID_ATTR: ['style', 'class', 'id', 'name'],
+    ALLOWED_TAGS: ['p', 'br', 'hr', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'em', 'strong', 'del', 'sub', 'sup', 'a', 'ul', 'ol', 'li', 'code', 'pre', 'blockquote',
+      'table', 'thead', 'tbody', 'tr', 'th', 'td'],
+    ALLOWED_ATTR: ['href', 'title', 'start', 'align'],
     ALLOWED_URI_REGEXP: /^(?:https?:|mailto:|#)/i,
   });
   for (const a of fragment.querySelectorAll('a')) {
@@ -57,6 +38,24 @@ export async function rich(text) {
     node.replaceWith(...parts.map((part, i) => (i % 2 ? formula(formulas[Number(part)]) : part)));
   }
   return fragment;
+}
+
+const escape = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
+
+// What HTML there is is shown and not parsed, not even to be thrown away. Images would be asked for from elsewhere.
+function renderer() {
+  return Object.assign(new window.marked.Renderer(), {
+    html: ({text}) => (/^<\/?(br|sub|sup)\s*\/?>$/i.test(text) ? text : escape(text)),
+    image: ({text}) => escape(text),
+  });
+}
+
+/** result returns nodes for an answer, which is a formula or plain text: 2*3*4 emphasises nothing. */
+export async function result(answer) {
+  if (!/[\\^_{}]/.test(answer) || answer.length > 2000) return answer;
+  await load('katex.min.js');
+  style('katex.min.css');
+  return formula({tex: answer.replace(/^\$+|\$+$/g, ''), display: false, all: answer});
 }
 
 function formula({tex, display, all}) {

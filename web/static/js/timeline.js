@@ -1,7 +1,5 @@
+import {palette} from './chart.js';
 import {count, h, percent, seconds, svg} from './dom.js';
-
-// Equal answers share a colour; the palette is told apart by those who see colours differently, too (Okabe and Ito).
-const palette = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#b58900', '#56b4e9', '#7a5195'];
 
 /** settled returns the index of the first answer after which all are the same. */
 export function settled(answers) {
@@ -10,7 +8,7 @@ export function settled(answers) {
   return i;
 }
 
-/** timeline draws the answers so far along the thought: [{tokens, answer, confidence, elapsed_ms, final}]. */
+/** timeline draws the answers so far along the thought, equal ones in the same colour: [{tokens, answer, confidence, elapsed_ms, final}]. */
 export function timeline(answers, {limit, thought, done}) {
   const width = 720;
   const height = 150;
@@ -50,7 +48,7 @@ export function timeline(answers, {limit, thought, done}) {
     dot.append(title);
     drawing.append(dot);
     const last = i === answers.length - 1;
-    if (last || (at - before > 90 && x(answers.at(-1).tokens) - at > 90)) {
+    if (last || (at - before > 90 && x(answers.at(-1).tokens) - at > 130)) {
       const low = y(a.confidence) < top + 16;
       const label = svg('text', {x: at, y: y(a.confidence) + (low ? 20 : -11), class: 'label',
         'text-anchor': at > width - 90 ? 'end' : at < left + 50 ? 'start' : 'middle'});

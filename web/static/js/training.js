@@ -14,21 +14,22 @@ export async function training(root, {signal}) {
   root.append(h('h1', {}, 'Training'), card, shown);
 
   async function show(text) {
-    const lines = text.split('\n').filter((l) => l.trim() !== '').map((l, i) => {
+    // A line without an end is still being written.
+    const lines = text.slice(0, text.lastIndexOf('\n') + 1 || text.length).split('\n').filter((l) => l.trim() !== '').map((l, i) => {
       try {
         return JSON.parse(l);
       } catch {
         throw new Error(`Line ${i + 1} is not JSON. The file is metrics.jsonl in the folder of the run.`);
       }
     });
-    const rounds = lines.filter((l) => l.round !== undefined);
-    const steps = lines.filter((l) => l.step !== undefined);
+    const rounds = lines.filter((l) => Number.isFinite(l?.round));
+    const steps = lines.filter((l) => Number.isFinite(l?.step));
     if (rounds.length + steps.length === 0) throw new Error('No rounds and no steps are in it. The file is metrics.jsonl in the folder of the run.');
     shown.replaceChildren();
     const plot = async (title, options) => {
       const box = h('div', {class: 'chart'});
       shown.append(h('section', {class: 'card', 'aria-label': title}, h('h2', {}, title), box));
-      await chart(box, {signal, ...options});
+      await chart(box, {signal, label: `${title}, by ${options.xLabel}`, ...options});
     };
     if (rounds.length > 0) {
       const x = rounds.map((r) => r.round);

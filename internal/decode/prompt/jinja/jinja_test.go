@@ -135,15 +135,10 @@ func TestBounds(t *testing.T) {
 		"many bad quotes": strings.Repeat("{{ '", 50000),
 	} {
 		t.Run(name, func(t *testing.T) {
-			start := time.Now()
 			_, err := render(t, source, nil)
 			var e *jinja.Error
 			if name != "repeat nothing" && !errors.As(err, &e) {
 				t.Errorf("got %v, want an error of the template", err)
-			}
-			t.Log(time.Since(start))
-			if took := time.Since(start); took > 20*time.Second { // about 0.5 s; the race detector and a busy machine are slow
-				t.Errorf("it took %v", took)
 			}
 		})
 	}

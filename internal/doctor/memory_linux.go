@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"os"
@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// machineMemory is the memory of the machine, or of the container if that is less, in bytes; 0 unknown.
-func machineMemory() int64 {
+// Memory is the memory of the machine, or of the container if that is less, in bytes; 0 unknown.
+func Memory() int64 {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {
 		return 0
@@ -23,4 +23,16 @@ func machineMemory() int64 {
 		}
 	}
 	return total
+}
+
+// available is what of the memory can be had now, in bytes; 0 unknown.
+func available() int64 {
+	data, _ := os.ReadFile("/proc/meminfo")
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "MemAvailable:" {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			return min(n<<10, Memory())
+		}
+	}
+	return 0
 }

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"anytime/internal/server/sse"
+)
+
+// load is what n streams at once got: tokens/s of all together, and the median time to the first token in ms.
+type load struct{ perSecond, first float64 }
+
+// streams compares the server with llama-server at rising numbers of streams.
+func (b *bench) streams(ctx context.Context) error {
+	const most = 64
+	tokens := map[int]int{1: 192, 4: 128, 16: 96, most: 64}
+	shared := strconv.Itoa(32768) // KV cells on either side
+	return b.llama(ctx, func(there string) error {
+		return b.served(ctx, func(here string) error {
+			b.printf("Thoughts streamed over HTTP, all asked for at once, each with a prompt of its own, greedy. The server, with SQLite, against llama-server's\n"+
+				"`/completion`; each with %d slots and %s KV cells. Tokens/s are those of all streams together, from the first request to the last token.\n\n", most, shared)
+			b.printf("| streams, of tokens | tokens/s | llama-server | ratio | first token, ms | llama-server | ratio |\n|---|---|---|---|---|---|---|\n")
+			for _, n := range []int{1, 4, 16, most} {
+				count := tokens[n]
+				if b.quick {
+					count /= 2
+				}
+				var firstHere, firstThere []float64
+				side := func(firsts *[]float64, one func(context.Context, int) (time.Time, time.Time, error)) func() (float64, error) {
+					return func() (float64, error) {
+						l, err := together(ctx, n, count, one)
+						*firsts = append(*firsts, l.first)
+						return l.perSecond, err
+					}
+				}
+				p, err := b.pairs(
+					side(&firstHere, func(ctx context.Context, n int) (time.Time, time.Time, error) { return thinkHere(ctx, here, n) }),
+					side(&firstThere, func(ctx context.Context, n int) (time.Time, time.Time, error) { return thinkThere(ctx, there, n) }))
+				if err != nil {
+					return err
+				}
+				ratios := make([]float64, len(firstHere))
+				for i := range ratios {
+					ratios[i] = firstThere[i] / firstHere[i]
+				}
+				b.printf("| %d × %d | %.1f | %.1f | %.2f | %.0f | %.0f | %.2f |\n", n, count, p.a, p.b, p.ratio, median(firstHere), median(firstThere), median(ratios))
+			}
+			b.printf("\nA ratio above 1 is in the server's favour.\n")
+			return nil
+		}, "-ctx", "512", "-cache-tokens", shared, "-sequences", strconv.Itoa(most))
+	}, "-c", shared, "-np", strconv.Itoa(most))
+}
+
+// together runs n streams at once; one returns when its first and its last token came.
+func together(ctx context.Context, n, tokens int, one func(ctx context.Context, tokens int) (first, last time.Time, err error)) (load, error) {
+	began := time.Now()
+	firsts, lasts, errs := make([]float64, n), make([]time.Time, n), make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			first, last, err := one(ctx, tokens)
+			firsts[i], lasts[i], errs[i] = ms(first.Sub(began)), last, err
+		})
+	}
+	wg.Wait()
+	end := began
+	for _, t := range lasts {
+		if t.After(end) {
+			end = t
+		}
+	}
+	return load{float64(n*tokens) / end.Sub(began).Seconds(), median(firsts)}, errors.Join(errs...)
+}
+
+// thinkHere streams so many tokens of a thought from the server and leaves.
+func thinkHere(ctx context.Context, url string, tokens int) (first, last time.Time, err error) {
+	came := 0
+	body := map[string]any{"problem": problem(), "temperature": 0, "stream": true, "answer_tokens": 1}
+	err = stream(ctx, fmt.Sprintf("%s/solve?budget=%d", url, tokens+64), body, func(e sse.Event) error {
+		n := said(e)
+		if n == 0 {
+			return nil
+		}
+		last = time.Now()
+		if came == 0 {
+			first = last
+		}
+		if came = n; came >= tokens {
+			return errEnough
+		}
+		return nil
+	})
+	if err == nil && came < tokens {
+		err = fmt.Errorf("the thought ended after %d of %d tokens", came, tokens)
+	}
+	return first, last, err
+}
+
+// thinkThere is the same of llama-server.
+func thinkThere(ctx context.Context, address string, tokens int) (first, last time.Time, err error) {
+	came := 0
+	body := map[string]any{"prompt": chat(problem()), "n_predict": tokens, "temperature": 0, "ignore_eos": true, "stream": true}
+	err = stream(ctx, address+"/completion", body, func(sse.Event) error {
+		last = time.Now()
+		if came == 0 {
+			first = last
+		}
+		came++
+		return nil
+	})
+	if err == nil && came < tokens {
+		err = fmt.Errorf("llama-server said %d of %d tokens", came, tokens)
+	}
+	return first, last, err
+}
+
+// chat is a question as the model's template renders it, with the thinking begun.
+func chat(question string) string {
+	return "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\n" + question + "<|im_end|>\n<|im_start|>assistant\n<think>\n"
+}
