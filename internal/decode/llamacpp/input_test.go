@@ -102,7 +102,7 @@ func TestTokenizeMarks(t *testing.T) {
 	if got.String() != text+"</think>" {
 		t.Errorf("text %q", got.String())
 	}
-	if d := time.Since(began); d > 5*time.Second {
+	if d := time.Since(began); d > time.Minute {
 		t.Errorf("took %v", d)
 	}
 }
