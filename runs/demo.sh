@@ -1,6 +1,7 @@
 #!/bin/sh
 # A few minutes of BRPO on the project's own reasoner, from rollouts to the adapter live in a server: its accuracy over budgets before,
-# rounds of training, the same after, and the adapter pushed into a running server, which answers with it.
+# rounds of training, the same after, and the adapter pushed into a running server, which answers with it. Only what is said after a cut
+# is trained, as in runs/reasoner-rl.yaml: thinking takes longer to become better.
 set -eu
 cd "$(dirname "$0")/.."
 MODEL=${MODEL:-models/reasoner/reasoner.gguf}
@@ -10,13 +11,14 @@ ROUNDS=${ROUNDS:-8}
 export GOMAXPROCS="$THREADS"
 
 evaluate() {
-	bin/train eval -model "$MODEL" -threads "$THREADS" -n 200 -budgets 0,48,96,192,288 -summary-tokens 24 -ctx 512 -sequences 4 -curve off "$@"
+	bin/train eval -model "$MODEL" -threads "$THREADS" -n 0 -budgets 0,16,32,64,128 -temperature 0.6 -summary-tokens 24 -ctx 512 -sequences 4 \
+		-flash-attention off -curve off "$@"
 }
 echo "== before"
 evaluate -out "$WORK/before"
 echo "== $ROUNDS rounds of BRPO"
-bin/train rl -model "$MODEL" -threads "$THREADS" -countdown train -recipe brpo-uniform -budgets 48,96,192,288 -traces 8 -batch 8 -mini-batch 8 \
-	-rounds "$ROUNDS" -summary-tokens 24 -lr 2e-3 -ctx 512 -sequences 4 -out "$WORK/rl"
+bin/train rl -model "$MODEL" -threads "$THREADS" -countdown train -recipe brpo-uniform -thinking none -budgets 16,32,64,128 -traces 4 -summaries 6 \
+	-batch 16 -mini-batch 8 -rounds "$ROUNDS" -summary-tokens 24 -lr 2e-3 -kl 0.01 -rank 8 -ctx 512 -sequences 4 -flash-attention off -out "$WORK/rl"
 adapter=$(ls "$WORK"/rl/adapter-*.gguf | tail -n 1)
 echo "== after"
 evaluate -adapter "$adapter" -against "$WORK/before/report.json" -out "$WORK/after"
