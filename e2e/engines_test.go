@@ -443,9 +443,9 @@ func promises(t *testing.T, s *server, u upstream) {
 	if len(reply.Checkpoints) != 2 || reply.Checkpoints[0].Tokens != 20 || reply.Answer == nil || reply.Usage.ThinkingTokens != 60 {
 		t.Errorf("checkpoints and votes: %+v", reply)
 	}
-	// With something to fall back on, for on a machine that stalls no reserve is enough.
+	// With something to fall back on, for on a machine that stalls no reserve is enough. One that is quick fills the context by then.
 	reply = s.solve("budget=3s&checkpoints=32", asked("Hurry.", 1))
-	if reply.Stop.Cause != budget.CauseDeadline || reply.Answer == nil {
+	if reply.Stop.Cause != budget.CauseDeadline && reply.Stop.Cause != budget.CauseContext || reply.Answer == nil {
 		t.Errorf("deadline: %+v", reply)
 	}
 	interrupted(t, s)

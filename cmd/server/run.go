@@ -105,8 +105,9 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 	if err != nil {
 		return err
 	}
+	var silent newcomers
 	web := &http.Server{
-		Handler: handler, ReadHeaderTimeout: min(headerTimeout, cfg.ClientTimeout), IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		Handler: handler, ConnState: silent.note, ReadHeaderTimeout: min(headerTimeout, cfg.ClientTimeout), IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if tcp, ok := c.(*net.TCPConn); ok {
 				_ = tcp.SetWriteBuffer(sendBuffer) // else a slow client costs more memory, and nothing is wrong
@@ -131,10 +132,12 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 	}
 	// Before the replies are waited for, so that who is still waiting for a model to be loaded is told that none will be.
 	err = errors.Join(err, solver.Close(), models.Close())
+	_ = listener.Close() // as Shutdown would; it can only have been closed
+	silent.wait(grace)
 	if e := web.Shutdown(grace); e != nil {
 		err = errors.Join(err, fmt.Errorf("replies were cut off: %w", e), web.Close())
 	}
-	if e := <-served; err == nil && !errors.Is(e, http.ErrServerClosed) {
+	if e := <-served; err == nil && !errors.Is(e, http.ErrServerClosed) && !errors.Is(e, net.ErrClosed) {
 		err = e
 	}
 	return err
