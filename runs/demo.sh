@@ -6,25 +6,23 @@ set -eu
 cd "$(dirname "$0")/.."
 MODEL=${MODEL:-models/reasoner/reasoner.gguf}
 WORK=${WORK:-data/demo}
-THREADS=${THREADS:-1}
 ROUNDS=${ROUNDS:-8}
-export GOMAXPROCS="$THREADS"
 
 evaluate() {
-	bin/train eval -model "$MODEL" -threads "$THREADS" -n 0 -budgets 0,16,32,64,128 -temperature 0.6 -summary-tokens 24 -ctx 512 -sequences 4 \
+	bin/train eval -model "$MODEL" -threads 1 -n 0 -budgets 0,16,32,64,128 -temperature 0.6 -summary-tokens 24 -ctx 512 -sequences 4 \
 		-flash-attention off -curve off "$@"
 }
 echo "== before"
 evaluate -out "$WORK/before"
 echo "== $ROUNDS rounds of BRPO"
-bin/train rl -model "$MODEL" -threads "$THREADS" -countdown train -recipe brpo-uniform -thinking none -budgets 16,32,64,128 -traces 4 -summaries 6 \
+bin/train rl -model "$MODEL" -threads 1 -countdown train -recipe brpo-uniform -thinking none -budgets 16,32,64,128 -traces 4 -summaries 6 \
 	-batch 16 -mini-batch 8 -rounds "$ROUNDS" -summary-tokens 24 -lr 2e-3 -kl 0.01 -rank 8 -ctx 512 -sequences 4 -flash-attention off -out "$WORK/rl"
 adapter=$(ls "$WORK"/rl/adapter-*.gguf | tail -n 1)
 echo "== after"
 evaluate -adapter "$adapter" -against "$WORK/before/report.json" -out "$WORK/after"
 
 echo "== live"
-bin/server -addr 127.0.0.1:0 -model "$MODEL" -threads "$THREADS" -store memory -adapters "$WORK/adapters" -log-level error >"$WORK/server.log" &
+bin/server -addr 127.0.0.1:0 -model "$MODEL" -threads 1 -store memory -adapters "$WORK/adapters" -log-level error >"$WORK/server.log" &
 server=$!
 trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true' EXIT
 url=
