@@ -13,7 +13,7 @@ import (
 )
 
 // patience bounds every wait: far above what any engine needs, so that only a hang meets it.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // Conformance holds an engine to the contract of package decode and to the capabilities that it declares. open returns a
 // fresh engine, or one that is shared: the suite leaves nothing behind. The engine must decode the same tokens for the same

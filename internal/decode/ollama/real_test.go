@@ -181,7 +181,7 @@ func (o *process) open(t testing.TB, model string, change ...func(*ollama.Config
 
 func TestRealConformance(t *testing.T) {
 	needReal(t)
-	ollama.SetFirstToken(t, 2*time.Second)
+	ollama.SetFirstToken(t, 4*time.Second)
 	for name, parallel := range map[string]int{"one request at a time": 1, "four": 4} {
 		t.Run(name, func(t *testing.T) {
 			o := start(t, fmt.Sprintf("OLLAMA_NUM_PARALLEL=%d", parallel))
@@ -213,7 +213,7 @@ func ask(t testing.TB, e decode.Engine, req decode.Request, span decode.Span) (t
 
 func read(t testing.TB, s decode.Sequence) (tokens []decode.Token, end decode.End, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	for {
 		c, err := s.Next(ctx)
@@ -234,7 +234,7 @@ func prompted(text string) decode.Request {
 // would have had.
 func TestRealKilled(t *testing.T) {
 	needReal(t)
-	ollama.SetFirstToken(t, 2*time.Second)
+	ollama.SetFirstToken(t, 4*time.Second)
 	o := start(t)
 	e := o.open(t, "tiny")
 	const thoughts, tokens = 4, 600
@@ -288,7 +288,7 @@ func TestRealKilled(t *testing.T) {
 // Many cancellations leave an Ollama that speaks: see server.Complete.
 func TestRealCancelled(t *testing.T) {
 	needReal(t)
-	ollama.SetFirstToken(t, 2*time.Second)
+	ollama.SetFirstToken(t, 4*time.Second)
 	o := start(t)
 	var warnings lockedBuffer
 	e := o.open(t, "tiny", func(c *ollama.Config) { c.Log = slog.New(slog.NewTextHandler(&warnings, nil)) })
