@@ -20,8 +20,9 @@ type completion struct {
 	over     bool // the sequence wants nothing of it any more
 	silence  *time.Timer
 	began    time.Time
-	queued   time.Duration // before it began
-	first    bool          // no token has come
+	queued   time.Duration   // before it began
+	first    bool            // no token has come
+	prefill  *decode.Prefill // as the server told it
 	eog      *decode.Token
 }
 
@@ -95,6 +96,9 @@ func (c *completion) arrived(p Piece) {
 	if p.EOG != nil {
 		c.eog = p.EOG
 	}
+	if p.Prefill != nil {
+		c.prefill = p.Prefill
+	}
 	if len(p.Tokens) == 0 {
 		return
 	}
@@ -104,7 +108,7 @@ func (c *completion) arrived(p Piece) {
 	s.failures = 0
 	var chunk decode.Chunk
 	if c.first && s.forced > 0 {
-		chunk.Prefill = p.Prefill
+		chunk.Prefill = c.prefill
 		if chunk.Prefill == nil {
 			chunk.Prefill = &decode.Prefill{Tokens: s.forced, Queued: c.queued, Took: now.Sub(c.began)}
 		}

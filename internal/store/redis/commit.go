@@ -142,10 +142,11 @@ func (s *Store) arguments(w *write) []any {
 func (s *Store) index(ctx context.Context, writes []*write, ended []string) error {
 	pipe := s.client.Pipeline()
 	var fresh []*held
+	var ids []string
 	s.mu.Lock()
 	for _, w := range writes {
 		if !w.h.indexed {
-			fresh = append(fresh, w.h)
+			fresh, ids = append(fresh, w.h), append(ids, w.run.ID)
 			s.list(ctx, pipe, w.run)
 		}
 	}
@@ -157,6 +158,11 @@ func (s *Store) index(ctx context.Context, writes []*write, ended []string) erro
 	s.mu.Unlock()
 	if pipe.Len() == 0 {
 		return nil
+	}
+	if fresh != nil {
+		if _, err := s.beat(ctx, ids...); err != nil {
+			return err
+		}
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		return err
@@ -170,7 +176,6 @@ func (s *Store) index(ctx context.Context, writes []*write, ended []string) erro
 }
 
 func (s *Store) list(ctx context.Context, pipe redis.Pipeliner, r store.Run) {
-	pipe.SAdd(ctx, s.sessionKey(s.session), r.ID)
 	for _, key := range []string{s.allKey(), s.ownerKey(r.Owner)} {
 		pipe.ZAddNX(ctx, key, redis.Z{Score: float64(r.Created.UnixMicro()), Member: r.ID})
 		if age := s.opts.MaxAge; age > 0 { // lists reach back twice as far as runs are kept

@@ -104,7 +104,7 @@ func Open(ctx context.Context, at Address, opts Options) (*Store, error) {
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.close = sync.OnceValue(s.shut)
-	if _, err := s.beat(ctx, s.opts.Lease); err != nil {
+	if _, err := s.beat(ctx); err != nil {
 		s.stop()
 		return nil, errors.Join(fmt.Errorf("open store at %s: %w", at, err), s.client.Close())
 	}

@@ -221,6 +221,22 @@ func TestTakeOver(t *testing.T) {
 	})
 }
 
+// TestBuried has servers take one for dead that was only away, and bury it, just before it takes a run on and dies.
+func TestBuried(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		raw := goredis.NewClient(&goredis.Options{Addr: strings.TrimPrefix(url, "redis://")})
+		defer raw.Close()
+		p := redistest.StartProxy(t, strings.TrimPrefix(url, "redis://"))
+		a, b := open(t, "redis://"+p.Addr+"?prefix=buried", redis.Options{Lease: 4 * short}), open(t, url+"?prefix=buried", redis.Options{Lease: 4 * short})
+		if n, err := raw.Del(within(t), "buried:{sessions}").Result(); err != nil || n != 1 {
+			t.Fatalf("the sessions are not there: %v", err)
+		}
+		create(t, a, "r")
+		p.Stall()
+		takeOver(t, b, 10, "r")
+	})
+}
+
 func TestAsk(t *testing.T) {
 	each(t, func(t *testing.T, url string) {
 		a, b := open(t, url, redis.Options{}), open(t, url, redis.Options{})

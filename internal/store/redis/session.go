@@ -17,9 +17,13 @@ import (
 // released is the session that runs have which were given back. It is always dead.
 const released = "released"
 
-// beat lets the session live on for a while, and returns the sessions that are dead.
-func (s *Store) beat(ctx context.Context, lives time.Duration) (dead []string, err error) {
-	reply, err := beatScript.Run(ctx, s.client, []string{s.sessionsKey()}, s.session, lives.Milliseconds()).Slice()
+// beat lets the session live on for a lease, lists runs that it is to hold, and returns the sessions that are dead.
+func (s *Store) beat(ctx context.Context, runs ...string) (dead []string, err error) {
+	args := []any{s.session, s.opts.Lease.Milliseconds()}
+	for _, id := range runs {
+		args = append(args, id)
+	}
+	reply, err := beatScript.Run(ctx, s.client, []string{s.sessionsKey(), s.sessionKey(s.session)}, args...).Slice()
 	if err != nil {
 		return nil, s.failure(ctx, err)
 	}
@@ -47,6 +51,23 @@ func (s *Store) relist() {
 	}
 }
 
+// holds returns the runs that the session holds.
+func (s *Store) holds() (ids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, h := range s.runs {
+		if h.indexed && !h.lost {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func (s *Store) alive(ctx context.Context, session string) (bool, error) {
+	alive, err := aliveScript.Run(ctx, s.client, []string{s.sessionsKey()}, session).Bool()
+	return alive, s.failure(ctx, err)
+}
+
 // keep keeps the session alive, and tidies, until the store is closed.
 func (s *Store) keep() {
 	beat := time.NewTicker(s.opts.Lease / 3)
@@ -57,7 +78,7 @@ func (s *Store) keep() {
 		select {
 		case <-beat.C:
 			ctx, cancel := context.WithTimeout(s.ctx, patience)
-			if _, err := s.beat(ctx, s.opts.Lease); err != nil {
+			if _, err := s.beat(ctx, s.holds()...); err != nil {
 				s.log.Warn("the lease is not renewed", "error", err)
 			}
 			s.renewPlaces(ctx)
@@ -118,18 +139,17 @@ func (s *Store) claim(ctx context.Context, id string, orphan bool) error {
 	case !ok:
 		return store.ErrNotFound
 	case state == string(store.Running) && session != "" && session != s.session:
-		alive, err := aliveScript.Run(ctx, s.client, []string{s.sessionsKey()}, session).Bool()
-		if err != nil {
-			return s.failure(ctx, err)
-		}
-		if alive {
+		switch alive, err := s.alive(ctx, session); {
+		case err != nil:
+			return err
+		case alive:
 			return store.ErrLeased
 		}
 	case state != string(store.Running) && orphan:
 		return store.ErrIdle
 	}
-	if err := s.client.SAdd(ctx, s.sessionKey(s.session), id).Err(); err != nil {
-		return s.failure(ctx, err)
+	if _, err := s.beat(ctx, id); err != nil {
+		return err
 	}
 	next, err := claimScript.Run(ctx, s.client, []string{s.runKey(id)}, fence, s.channel(id), s.session).Int64()
 	if err != nil {
@@ -184,26 +204,37 @@ func (s *Store) TakeOver(ctx context.Context, most int) ([]store.Run, error) {
 	if err := s.usable(ctx); err != nil {
 		return nil, err
 	}
-	dead, err := s.beat(ctx, s.opts.Lease)
+	dead, err := s.beat(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var taken []store.Run
 	for _, session := range dead {
-		key := s.sessionKey(session)
-		// Some at random, so that servers that do this at the same time seldom want the same ones.
-		ids, err := s.client.SRandMemberN(ctx, key, int64(max(0, most-len(taken)))).Result()
-		if err != nil {
-			return taken, s.failure(ctx, err)
+		got, err := s.inherit(ctx, session, most-len(taken))
+		if taken = append(taken, got...); err != nil {
+			return taken, err
 		}
-		for _, id := range ids {
-			s.mu.Lock()
-			h := s.runs[id]
-			lost := h != nil && h.lost
-			s.mu.Unlock()
-			if lost { // it goes on here for those who saw it, and is for others to take over
-				continue
-			}
+	}
+	return taken, nil
+}
+
+// inherit claims runs of a dead session.
+func (s *Store) inherit(ctx context.Context, session string, most int) (taken []store.Run, err error) {
+	key := s.sessionKey(session)
+	// Some at random, so that servers that do this at the same time seldom want the same ones.
+	ids, err := s.client.SRandMemberN(ctx, key, int64(max(0, most))).Result()
+	if err != nil {
+		return nil, s.failure(ctx, err)
+	}
+	for _, id := range ids {
+		s.mu.Lock()
+		h := s.runs[id]
+		lost := h != nil && h.lost
+		s.mu.Unlock()
+		switch {
+		case lost: // it goes on here for those who saw it, and is for others to take over
+			continue
+		case h == nil:
 			err := s.claim(ctx, id, true)
 			switch {
 			case err == nil:
@@ -212,19 +243,20 @@ func (s *Store) TakeOver(ctx context.Context, most int) ([]store.Run, error) {
 					taken = append(taken, h.kept)
 				}
 				s.mu.Unlock()
-			case errors.Is(err, store.ErrLeased), errors.Is(err, store.ErrIdle), errors.Is(err, store.ErrNotFound):
+			case errors.Is(err, store.ErrLeased):
+				if alive, err := s.alive(ctx, session); err != nil || alive { // it was away for a while, and keeps what it has
+					return taken, err
+				}
+			case errors.Is(err, store.ErrIdle), errors.Is(err, store.ErrNotFound):
 			default:
 				return taken, err
 			}
-			if err := s.client.SRem(ctx, key, id).Err(); err != nil {
-				return taken, s.failure(ctx, err)
-			}
 		}
-		if err := buryScript.Run(ctx, s.client, []string{s.sessionsKey(), key}, session).Err(); err != nil {
+		if err := s.client.SRem(ctx, key, id).Err(); err != nil {
 			return taken, s.failure(ctx, err)
 		}
 	}
-	return taken, nil
+	return taken, s.failure(ctx, buryScript.Run(ctx, s.client, []string{s.sessionsKey(), key}, session).Err())
 }
 
 // Release implements store.Shared.
