@@ -35,21 +35,28 @@ func (n *newcomers) none() bool {
 	return len(n.conns) == 0
 }
 
-// wait waits until there are none, but not for those that say nothing. The listener must be closed.
-func (n *newcomers) wait(ctx context.Context) {
-	const patience, tick = time.Second, 5 * time.Millisecond
+// wait waits until there are none, but not for those that say nothing. unaccepted counts those that the system has yet to hand over; others
+// must not come any more.
+func (n *newcomers) wait(ctx context.Context, unaccepted func() int) {
+	const patience, tick, roundTrip = time.Second, 5 * time.Millisecond, 100 * time.Millisecond // for whom the system still shakes hands with
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	for quiet := 0; quiet < 2; { // a request counts as read a moment before it is served
-		if quiet++; !n.none() {
-			quiet = 0
-		}
+	for quiet := time.Duration(0); quiet < roundTrip; {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
 		}
+		if quiet += tick; unaccepted() > 0 || !n.none() {
+			quiet = 0
+		}
 	}
+}
+
+// shut is turnAway where the system knows no better.
+func shut(l net.Listener) (unaccepted func() int) {
+	_ = l.Close() // it can only have been closed
+	return func() int { return 0 }
 }

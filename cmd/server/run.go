@@ -47,7 +47,7 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 	}
 	log := newLogger(&cfg, stderr)
 	// Before anything that takes long, so that a taken port fails at once.
-	listener, err := (&net.ListenConfig{Control: giveUpAfter(cfg.ClientTimeout)}).Listen(ctx, "tcp", cfg.Addr)
+	listener, err := listen(ctx, cfg.Addr, cfg.ClientTimeout)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
@@ -125,6 +125,8 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 	defer cancel()
 	if err == nil {
 		log.Info("stopping: runs in flight answer now", "runs", solver.Live(), "grace", cfg.Grace)
+		// Who has an answer should not ask again on a connection that is about to be closed.
+		web.SetKeepAlivesEnabled(false)
 		_ = loras.Close() // nothing is measured beside them; it has no error
 		if e := solver.Drain(grace); e != nil {
 			err = fmt.Errorf("%d runs did not answer in time; with a store on disk the next start takes them up: %w", solver.Live(), e)
@@ -132,8 +134,7 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 	}
 	// Before the replies are waited for, so that who is still waiting for a model to be loaded is told that none will be.
 	err = errors.Join(err, solver.Close(), models.Close())
-	_ = listener.Close() // as Shutdown would; it can only have been closed
-	silent.wait(grace)
+	silent.wait(grace, turnAway(listener))
 	if e := web.Shutdown(grace); e != nil {
 		err = errors.Join(err, fmt.Errorf("replies were cut off: %w", e), web.Close())
 	}
@@ -141,6 +142,12 @@ func run(ctx, hurry context.Context, cfg Config, stdout, stderr io.Writer) (err 
 		err = e
 	}
 	return err
+}
+
+func listen(ctx context.Context, addr string, patience time.Duration) (net.Listener, error) {
+	l := net.ListenConfig{Control: giveUpAfter(patience)}
+	l.SetMultipathTCP(false) // turnAway's filter wants plain TCP
+	return l.Listen(ctx, "tcp", addr)
 }
 
 // serve returns nil when ctx ends, or why it cannot go on. It loads the default model and takes up what an earlier process left; what
