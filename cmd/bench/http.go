@@ -73,9 +73,9 @@ func said(e sse.Event) int {
 	return text.Tokens
 }
 
-// problem is new each time, so that no thought of it is cached.
+// problem is new each time, so that no thought of it is cached. SmolLM2's greedy thought about it does not end.
 func problem() string {
-	return fmt.Sprintf("Tell a long story with the number %d in it.", time.Now().UnixNano())
+	return fmt.Sprintf("Write down all whole numbers, one a line, that follow %d.", time.Now().UnixNano())
 }
 
 var common = strings.Fields("time year people way day man thing woman life child world school state family student group country problem hand part " +

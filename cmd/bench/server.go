@@ -132,6 +132,9 @@ func (b *bench) checkpoints(ctx context.Context) error {
 			count := tokens/every - 1
 			with := func() (float64, error) {
 				reply, perSecond, err := solve(ctx, url, fmt.Sprintf("budget=%d&every=%d", tokens, every), problem())
+				if err == nil && len(reply.Checkpoints) < count {
+					err = fmt.Errorf("the thought ended after %d of %d tokens", reply.Usage.ThinkingTokens, tokens)
+				}
 				for _, c := range reply.Checkpoints {
 					took = append(took, c.CostMS)
 				}
