@@ -94,6 +94,17 @@ func (s *server) request(ctx context.Context, req remote.Request, ignoreEOS bool
 	case llamaServer:
 		body["cache_prompt"], body["timings_per_token"], body["ignore_eos"] = true, true, ignoreEOS
 		body["verbose"] = !s.asksLogProbs(req) // either tells ids
+		if s.places == nil || !s.ids {
+			break
+		}
+		if l := s.places.take(ctx, body["prompt"].([]int32), body["max_tokens"].(int)); l != nil {
+			defer l.leave()
+			body["id_slot"] = l.id
+			r.emit = func(p remote.Piece) {
+				l.grown(p.Tokens)
+				emit(p)
+			}
+		}
 	case vllm, sglang:
 		body["return_token_ids"] = true
 	}

@@ -200,3 +200,57 @@ func TestLlamaServerRunes(t *testing.T) {
 		t.Errorf("by threes %q, at once %q", said, join(whole))
 	}
 }
+
+// What is forced behind a thought that was cut finds the thought in the server's cache, though the server has a slot to spare; a fork of
+// a thought that goes on finds there what an earlier one of it left.
+func TestLlamaServerSlots(t *testing.T) {
+	if !all() {
+		t.Skip("only in make test-all: it wants a llama-server")
+	}
+	p := llamaServer(t, smollm(t), "-c", "4096", "-np", "2")
+	e := connect(t, openai.Config{URL: p.url})
+	after := func(s decode.Sequence, n int) decode.Prefill {
+		t.Helper()
+		fork, err := s.Fork(n, decode.ForkOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer fork.Close()
+		if err := fork.Append(decode.Text("So the answer is")); err != nil {
+			t.Fatal(err)
+		}
+		if err := fork.Decode(decode.Span{MaxTokens: 2, MinTokens: 2}); err != nil {
+			t.Fatal(err)
+		}
+		c, err := fork.Next(t.Context())
+		if err != nil || c.Prefill == nil {
+			t.Fatalf("%+v, %v", c, err)
+		}
+		return *c.Prefill
+	}
+	for i := range 3 {
+		question := decode.Text(fmt.Sprint(i, strings.Repeat(" What is it?", 50)))
+		s := begin(t, e, question)
+		if err := s.Decode(decode.Span{MaxTokens: 1000, MinTokens: 1000}); err != nil {
+			t.Fatal(err)
+		}
+		for n := 0; n < 16; {
+			c, err := s.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += len(c.Tokens)
+		}
+		first, second := after(s, 8), after(s, 16)
+		if first.Cached > first.Tokens/2 || second.Cached < first.Tokens-16 {
+			t.Errorf("forks of a thought that goes on: %+v, %+v", first, second)
+		}
+		s.Cut()
+		if got := after(s, decode.Head); got.Tokens-got.Cached > 40 {
+			t.Errorf("behind a thought that was cut: %+v", got)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

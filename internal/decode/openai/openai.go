@@ -102,6 +102,7 @@ type server struct {
 	renders  bool   // it applies its chat template to messages
 	info     decode.Info
 	slots    int
+	places   *slots        // llama-server's; nil: it chooses
 	health   string        // address that tells whether it is well
 	encode   encoder       // nil: it does not tokenize
 	bos      *decode.Token // put before prompts of token ids

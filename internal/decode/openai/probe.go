@@ -147,6 +147,7 @@ func (s *server) probeLlama(ctx context.Context) error {
 	s.info.ContextTokens = cmp.Or(props.Defaults.ContextTokens, s.info.ContextTokens)
 	s.info.ChatTemplate, s.info.BOS, s.info.EOS = props.ChatTemplate, props.BOS, props.EOS
 	s.slots = cmp.Or(props.Slots, s.slots)
+	s.places = newSlots(ctx, s.client, props.Slots)
 	s.model = cmp.Or(s.model, "default")
 	// One that knows the field refuses a bad value.
 	var refused *serverError
