@@ -187,14 +187,13 @@ func (s *sequence) ended(c *completion, end decode.End, err error) {
 
 // failedTo notes that a completion failed, and tries again later if that may help. The caller holds mu.
 func (s *sequence) failedTo(err error) {
-	var input *decode.InputError
 	e := s.engine
 	now := time.Now()
 	if s.failures++; s.failures == 1 {
 		s.failed = now
 	}
 	switch {
-	case errors.As(err, &input), errors.Is(err, decode.ErrContextFull), errors.Is(err, decode.ErrUnknownAdapter):
+	case final(err):
 		s.fail(err)
 	case errors.Is(err, ErrFatal), s.failures > 1 && now.Sub(s.failed) >= e.config.Patience:
 		s.fail(fmt.Errorf("%w: %w", decode.ErrUnavailable, err))

@@ -3,6 +3,7 @@ package remote
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -112,7 +113,27 @@ func (e *Engine) Tokenize(ctx context.Context, parts ...decode.Part) ([]decode.T
 	if err := checkParts(parts, e.config.Info); err != nil {
 		return nil, err
 	}
-	return e.completer.Tokenize(ctx, parts)
+	const tries = 5 // somebody waits for it to begin
+	for n := 1; ; n++ {
+		tokens, err := e.completer.Tokenize(ctx, parts)
+		switch {
+		case err == nil || ctx.Err() != nil || final(err):
+			return tokens, err
+		case n == tries || errors.Is(err, ErrFatal):
+			return nil, fmt.Errorf("%w: %w", decode.ErrUnavailable, err)
+		}
+		select {
+		case <-time.After(firstPause << (n - 1)):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// final says that an error is about what was asked, so that asking again cannot help.
+func final(err error) bool {
+	var input *decode.InputError
+	return errors.As(err, &input) || errors.Is(err, decode.ErrContextFull) || errors.Is(err, decode.ErrUnknownAdapter)
 }
 
 // Check implements decode.Engine.

@@ -30,6 +30,8 @@ type server struct {
 	token  func(ctx context.Context, n, count int) error // before the count-th token of the n-th completion goes out
 	ready  error
 
+	tokenize func() error // before it does
+
 	completions, open, most atomic.Int32
 }
 
@@ -100,6 +102,11 @@ func (s *server) Complete(ctx context.Context, req remote.Request, emit func(rem
 func (s *server) Check(decode.Span) error { return nil }
 
 func (s *server) Tokenize(ctx context.Context, parts []decode.Part) ([]decode.Token, error) {
+	if s.tokenize != nil {
+		if err := s.tokenize(); err != nil {
+			return nil, err
+		}
+	}
 	return s.engine.Tokenize(ctx, parts...)
 }
 
@@ -288,6 +295,36 @@ func TestGivesUp(t *testing.T) {
 }
 
 // A context that is full in the midst of a run ends the span, not the run.
+func TestTokenizeTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, decodetest.Options{})
+		e := open(t, s)
+		away := errors.New("the server answered 502 Bad Gateway")
+		for _, test := range []struct {
+			err   error
+			fails int
+			tries int
+			want  error
+		}{
+			{away, 3, 4, nil},
+			{away, 100, 5, decode.ErrUnavailable},
+			{fmt.Errorf("refused: %w", remote.ErrFatal), 100, 1, decode.ErrUnavailable},
+			{decode.ErrContextFull, 100, 1, decode.ErrContextFull},
+		} {
+			tries := 0
+			s.tokenize = func() error {
+				if tries++; tries <= test.fails {
+					return test.err
+				}
+				return nil
+			}
+			if _, err := e.Tokenize(t.Context(), decode.Text("Why?")); !errors.Is(err, test.want) || tries != test.tries {
+				t.Errorf("%v %d times: %v after %d tries, want %v after %d", test.err, test.fails, err, tries, test.want, test.tries)
+			}
+		}
+	})
+}
+
 func TestContextFullLater(t *testing.T) {
 	s := newServer(t, decodetest.Options{})
 	s.before = func(n int, _ remote.Request) error {
