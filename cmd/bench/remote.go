@@ -311,7 +311,7 @@ func (b *bench) added(ctx context.Context, address string) error {
 		}
 		b.printf("\n| added by the server, ms | p50 | p99 |\n|---|---|---|\n| to the first token | %.1f | %.1f |\n| to each token | %.1f | %.1f |\n",
 			quantile(firsts, 0.5), quantile(firsts, 0.99), quantile(others, 0.5), quantile(others, 0.99))
-		b.printf("\nEvents are committed to the store, in groups every 20 ms at most, before they are sent.\n")
+		b.printf("\nEvents are committed to the store, in groups, before they are sent.\n")
 		return nil
 	})
 }

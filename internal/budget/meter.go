@@ -3,7 +3,7 @@ package budget
 import "time"
 
 const (
-	// delivery is from an answer's last token until the client has it: a commit, of which there is one every 20 ms, and the way there.
+	// delivery is from an answer's last token until the client has it: a commit, of which there is one every 20 ms or more often, and the way there.
 	delivery = 30 * time.Millisecond
 	// leastReserve is kept for an answer however fast the engine seems.
 	leastReserve = 50 * time.Millisecond

@@ -12,7 +12,9 @@ import (
 )
 
 const (
-	interval   = 20 * time.Millisecond // between the starts of two transactions
+	longest    = 20 * time.Millisecond // between the starts of two transactions
+	shortest   = 2 * time.Millisecond
+	share      = 8 // of the time a transaction is under way for one part at most, but for those that take long
 	tidyEvery  = time.Minute
 	grace      = time.Minute // an ended run is kept that long, whatever the bounds
 	tidyRuns   = 16          // runs pruned in a transaction, so that appends need not wait long
@@ -67,13 +69,16 @@ func (s *Store) write() {
 			case <-pace.C:
 			case <-s.closing:
 			}
-			pace.Reset(interval)
-			if s.commitPending() {
+			began := time.Now()
+			large := s.commitPending()
+			took := time.Since(began)
+			pace.Reset(min(max(share*took, shortest), longest) - took)
+			if large {
 				tidy.Reset(0)
 			}
 		case <-tidy.C:
 			if s.tidy() {
-				tidy.Reset(interval)
+				tidy.Reset(longest)
 			} else {
 				tidy.Reset(tidyEvery)
 			}
