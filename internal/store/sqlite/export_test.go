@@ -1,6 +1,9 @@
 package sqlite
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Commits returns how many transactions the writer has committed.
 func (s *Store) Commits() int64 {
@@ -31,6 +34,14 @@ func (s *Store) Exec(query string) error {
 	return s.commit(context.Background(), func() error {
 		_, err := s.conn.ExecContext(context.Background(), query)
 		return err
+	}, nil)
+}
+
+// Slow has the writer do a transaction that takes as long.
+func (s *Store) Slow(d time.Duration) error {
+	return s.commit(context.Background(), func() error {
+		time.Sleep(d)
+		return nil
 	}, nil)
 }
 
