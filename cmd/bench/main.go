@@ -55,6 +55,7 @@ type bench struct {
 	quick              bool
 	limit              time.Duration // of a part
 	until              time.Time     // when the part under way begins nothing more
+	pid                int           // of the server that was started last
 	out                io.Writer
 }
 
@@ -76,6 +77,9 @@ func (b *bench) parts() []part {
 		{"ollama", "In front of Ollama", b.ollama},
 		{"readers", "A thousand streams on one replica", b.readers},
 		{"replicas", "Interrupts across replicas", b.replicas},
+		{"kills", "Answers when the engine is killed", b.kills},
+		{"idle", "Idle readers", b.idle},
+		{"load", "After a load", b.load},
 		{"training", "Training", b.training},
 	}
 }
@@ -91,7 +95,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&path, "out", "BENCHMARKS.md", "file to write")
 	flag.IntVar(&b.count, "deadlines", 0, "requests with a deadline for each of its rows; 0: 200, with -quick 40")
 	flag.StringVar(&only, "only", "", "parts to measure, with commas between: "+strings.Join(b.names(), ", ")+"; those of the file stay as they are")
-	flag.BoolVar(&b.quick, "quick", false, "all in about ten minutes, from fewer and shorter measurements")
+	flag.BoolVar(&b.quick, "quick", false, "all in about a quarter of an hour, from fewer and shorter measurements")
 	flag.DurationVar(&b.limit, "limit", 0, "time for each part, after which it begins no further measurement; 0: 15m, with -quick 1m")
 	flag.Parse()
 	runs, count, limit := 5, 200, 15*time.Minute

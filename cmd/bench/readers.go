@@ -133,29 +133,31 @@ type usage struct {
 	cpu    time.Duration
 }
 
-// used asks the server's metrics.
 func used(ctx context.Context, url string) (u usage, err error) {
+	m, err := metrics(ctx, url)
+	return usage{memory: m["process_resident_memory_bytes"] / (1 << 20), cpu: time.Duration(m["process_cpu_seconds_total"] * float64(time.Second))}, err
+}
+
+// metrics asks the server's; those with labels are left out.
+func metrics(ctx context.Context, url string) (map[string]float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/metrics", nil)
 	if err != nil {
-		return u, err
+		return nil, err
 	}
 	r, err := client.Do(req)
 	if err != nil {
-		return u, err
+		return nil, err
 	}
 	defer r.Body.Close()
+	m := map[string]float64{}
 	for lines := bufio.NewScanner(r.Body); lines.Scan(); {
 		name, text, _ := strings.Cut(lines.Text(), " ")
-		value, _ := strconv.ParseFloat(text, 64)
-		switch name {
-		case "process_resident_memory_bytes":
-			u.memory = value / (1 << 20)
-		case "process_cpu_seconds_total":
-			u.cpu = time.Duration(value * float64(time.Second))
+		if value, err := strconv.ParseFloat(text, 64); err == nil {
+			m[name] = value
 		}
 	}
-	if u.memory == 0 {
-		return u, errors.New("the server's metrics do not tell its memory")
+	if m["process_resident_memory_bytes"] == 0 {
+		return nil, errors.New("the server's metrics do not tell its memory")
 	}
-	return u, nil
+	return m, nil
 }

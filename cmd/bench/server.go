@@ -39,6 +39,7 @@ func (b *bench) served(ctx context.Context, use func(url string) error, flags ..
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", b.server, err)
 	}
+	b.pid = cmd.Process.Pid
 	defer func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		_ = cmd.Wait()

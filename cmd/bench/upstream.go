@@ -39,7 +39,7 @@ func paced(ctx context.Context, gap time.Duration, use func(address string) erro
 			return control.Flush() == nil
 		}
 		wait := gap
-		if strings.Contains(body.Prompt, "</think>") {
+		if strings.Contains(body.Prompt, "</think>") || body.MaxTokens == 1 { // an answer, or a probe
 			wait, body.MaxTokens = 0, min(body.MaxTokens, 4)
 		}
 		tick := time.NewTicker(max(wait, time.Nanosecond))
