@@ -1,22 +1,22 @@
 #!/bin/sh
 # A few minutes of BRPO on the project's own reasoner, from rollouts to the adapter live in a server: its accuracy over budgets before,
-# rounds of training, the same after, and the adapter pushed into a running server, which answers with it. Only what is said after a cut
-# is trained, as in runs/reasoner-rl.yaml: thinking takes longer to become better.
+# rounds of training, the same after, and the adapter pushed into a running server, which answers with it. Only what is said after no thought or
+# a short one is trained: that is cheap, so that there can be many answers of each, and takes the fewest rounds to become better.
 set -eu
 cd "$(dirname "$0")/.."
 MODEL=${MODEL:-models/reasoner/reasoner.gguf}
 WORK=${WORK:-data/demo}
-ROUNDS=${ROUNDS:-8}
+ROUNDS=${ROUNDS:-12}
 
 evaluate() {
-	bin/train eval -model "$MODEL" -threads 1 -n 0 -budgets 0,16,32,64,128 -temperature 0.6 -summary-tokens 24 -ctx 512 -sequences 4 \
+	bin/train eval -model "$MODEL" -threads 1 -n 0 -budgets 0,16,32,64 -temperature 0.6 -summary-tokens 24 -ctx 512 -sequences 4 \
 		-flash-attention off -curve off "$@"
 }
 echo "== before"
 evaluate -out "$WORK/before"
 echo "== $ROUNDS rounds of BRPO"
-bin/train rl -model "$MODEL" -threads 1 -countdown train -recipe brpo-uniform -thinking none -budgets 16,32,64,128 -traces 4 -summaries 6 \
-	-batch 16 -mini-batch 8 -rounds "$ROUNDS" -summary-tokens 24 -lr 2e-3 -kl 0.01 -rank 8 -ctx 512 -sequences 4 -flash-attention off -out "$WORK/rl"
+bin/train rl -model "$MODEL" -threads 1 -countdown train -recipe brpo-uniform -thinking none -budgets 0,16,32 -traces 2 -summaries 16 \
+	-batch 16 -mini-batch 16 -rounds "$ROUNDS" -summary-tokens 24 -lr 3e-3 -warmup 2 -kl 0.01 -rank 8 -ctx 512 -sequences 4 -flash-attention off -out "$WORK/rl"
 adapter=$(ls "$WORK"/rl/adapter-*.gguf | tail -n 1)
 echo "== after"
 evaluate -adapter "$adapter" -against "$WORK/before/report.json" -out "$WORK/after"

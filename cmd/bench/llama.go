@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -56,13 +57,14 @@ func well(url string) func() bool {
 
 // process starts a server and ends it after use, which begins when it is ready.
 func process(ctx context.Context, cmd *exec.Cmd, ready func() bool, use func() error) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ollama has a process for each model
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	defer func() {
-		_ = cmd.Process.Kill()
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		<-ended //nolint:errcheck // it was killed
 	}()
 	for !ready() {
