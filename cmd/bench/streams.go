@@ -30,7 +30,7 @@ func (b *bench) streams(ctx context.Context) error {
 					count /= 2
 				}
 				var firstHere, firstThere []float64
-				side := func(firsts *[]float64, one func(context.Context, int) (time.Time, time.Time, error)) func() (float64, error) {
+				side := func(firsts *[]float64, one func(context.Context, int) (brought, error)) func() (float64, error) {
 					return func() (float64, error) {
 						l, err := together(ctx, n, count, one)
 						*firsts = append(*firsts, l.first)
@@ -38,8 +38,8 @@ func (b *bench) streams(ctx context.Context) error {
 					}
 				}
 				p, err := b.pairs(
-					side(&firstHere, func(ctx context.Context, n int) (time.Time, time.Time, error) { return thinkHere(ctx, here, n) }),
-					side(&firstThere, func(ctx context.Context, n int) (time.Time, time.Time, error) { return thinkThere(ctx, there, n) }))
+					side(&firstHere, func(ctx context.Context, n int) (brought, error) { return thinkHere(ctx, here, n) }),
+					side(&firstThere, func(ctx context.Context, n int) (brought, error) { return thinkThere(ctx, there, n) }))
 				if err != nil {
 					return err
 				}
@@ -55,67 +55,71 @@ func (b *bench) streams(ctx context.Context) error {
 	}, "-c", shared, "-np", strconv.Itoa(most))
 }
 
-// together runs n streams at once; one returns when its first and its last token came.
-func together(ctx context.Context, n, tokens int, one func(ctx context.Context, tokens int) (first, last time.Time, err error)) (load, error) {
-	began := time.Now()
-	firsts, lasts, errs := make([]float64, n), make([]time.Time, n), make([]error, n)
+// brought is what came of a stream: when its first and its last token came, and how many did.
+type brought struct {
+	first, last time.Time
+	tokens      int
+}
+
+// together runs n streams at once.
+func together(ctx context.Context, n, tokens int, one func(ctx context.Context, tokens int) (brought, error)) (load, error) {
+	began, end, all := time.Now(), time.Now(), 0
+	firsts, got, errs := make([]float64, n), make([]brought, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
-			first, last, err := one(ctx, tokens)
-			firsts[i], lasts[i], errs[i] = ms(first.Sub(began)), last, err
+			got[i], errs[i] = one(ctx, tokens)
+			firsts[i] = ms(got[i].first.Sub(began))
 		})
 	}
 	wg.Wait()
-	end := began
-	for _, t := range lasts {
-		if t.After(end) {
-			end = t
+	for _, b := range got {
+		if all += b.tokens; b.last.After(end) {
+			end = b.last
 		}
 	}
-	return load{float64(n*tokens) / end.Sub(began).Seconds(), median(firsts)}, errors.Join(errs...)
+	return load{float64(all) / end.Sub(began).Seconds(), median(firsts)}, errors.Join(errs...)
 }
 
-// thinkHere streams so many tokens of a thought from the server and leaves.
-func thinkHere(ctx context.Context, url string, tokens int) (first, last time.Time, err error) {
-	came := 0
+// thinkHere streams so many tokens of a thought from the server and leaves; a few thoughts end sooner by themselves.
+func thinkHere(ctx context.Context, url string, tokens int) (b brought, err error) {
 	body := map[string]any{"problem": problem(), "temperature": 0, "stream": true, "answer_tokens": 1}
 	err = stream(ctx, fmt.Sprintf("%s/solve?budget=%d", url, tokens+64), body, func(e sse.Event) error {
 		n := said(e)
 		if n == 0 {
 			return nil
 		}
-		last = time.Now()
-		if came == 0 {
-			first = last
-		}
-		if came = n; came >= tokens {
+		b.came(n)
+		if n >= tokens {
 			return errEnough
 		}
 		return nil
 	})
-	if err == nil && came < tokens {
-		err = fmt.Errorf("the thought ended after %d of %d tokens", came, tokens)
+	if err == nil && b.tokens < tokens/2 {
+		err = fmt.Errorf("the thought ended after %d of %d tokens", b.tokens, tokens)
 	}
-	return first, last, err
+	return b, err
 }
 
 // thinkThere is the same of llama-server.
-func thinkThere(ctx context.Context, address string, tokens int) (first, last time.Time, err error) {
-	came := 0
+func thinkThere(ctx context.Context, address string, tokens int) (b brought, err error) {
 	body := map[string]any{"prompt": chat(problem()), "n_predict": tokens, "temperature": 0, "ignore_eos": true, "stream": true}
 	err = stream(ctx, address+"/completion", body, func(sse.Event) error {
-		last = time.Now()
-		if came == 0 {
-			first = last
-		}
-		came++
+		b.came(b.tokens + 1)
 		return nil
 	})
-	if err == nil && came < tokens {
-		err = fmt.Errorf("llama-server said %d of %d tokens", came, tokens)
+	if err == nil && b.tokens < tokens {
+		err = fmt.Errorf("llama-server said %d of %d tokens", b.tokens, tokens)
 	}
-	return first, last, err
+	return b, err
+}
+
+// came notes that there are now so many tokens.
+func (b *brought) came(tokens int) {
+	if b.last = time.Now(); b.tokens == 0 {
+		b.first = b.last
+	}
+	b.tokens = tokens
 }
 
 // chat is a question as the model's template renders it, with the thinking begun.
