@@ -34,7 +34,7 @@ build: bin/server ## build bin/server
 
 train: engine bin/train ## build bin/train
 
-train-demo: train bin/server ## a few minutes of BRPO: rollouts, rewards, the curve before and after, the adapter live in a server
+train-demo: train bin/server ## a few minutes of BRPO: rollouts, rewards, a better curve, the adapter live in a server
 	runs/demo.sh
 
 bin/server: $(sources)

@@ -228,9 +228,8 @@ func TestLlamaServerSlots(t *testing.T) {
 		}
 		return *c.Prefill
 	}
-	for i := range 3 {
-		question := decode.Text(fmt.Sprint(i, strings.Repeat(" What is it?", 50)))
-		s := begin(t, e, question)
+	for i := range 4 {
+		s := begin(t, e, decode.Text(fmt.Sprint(i, strings.Repeat(" What is it?", 50))))
 		if err := s.Decode(decode.Span{MaxTokens: 1000, MinTokens: 1000}); err != nil {
 			t.Fatal(err)
 		}
@@ -241,13 +240,13 @@ func TestLlamaServerSlots(t *testing.T) {
 			}
 			n += len(c.Tokens)
 		}
-		first, second := after(s, 8), after(s, 16)
-		if first.Cached > first.Tokens/2 || second.Cached < first.Tokens-16 {
+		if i%2 == 0 { // no fork of it has left its text in the other slot
+			s.Cut()
+			if got := after(s, decode.Head); got.Tokens-got.Cached > 40 {
+				t.Errorf("behind a thought that was cut: %+v", got)
+			}
+		} else if first, second := after(s, 8), after(s, 16); second.Cached < first.Tokens-16 {
 			t.Errorf("forks of a thought that goes on: %+v, %+v", first, second)
-		}
-		s.Cut()
-		if got := after(s, decode.Head); got.Tokens-got.Cached > 40 {
-			t.Errorf("behind a thought that was cut: %+v", got)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)

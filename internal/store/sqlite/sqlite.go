@@ -1,8 +1,8 @@
 // Package sqlite keeps runs in a SQLite database file.
 //
 // One goroutine owns the only connection that writes. It takes whatever is pending, of all runs, into one transaction, and then waits
-// until transactions take an eighth of the time, but 20 ms at most; when the last one is longer ago it commits at once. A transaction is on the disk (WAL, synchronous=FULL)
-// before those who wait for it return and those who wait for its runs wake. Reads have a pool of connections and never wait for
+// until transactions take an eighth of the time, but 20 ms at most; when the last one is longer ago it commits at once. A transaction
+// is on the disk (WAL, synchronous=FULL) before those who wait for it return and those who wait for its runs wake. Reads have a pool of connections and never wait for
 // the writer; who waits for a run holds no connection, but shares a channel.
 //
 // Between commits the writer prunes, a few runs at a time: ended runs that are too old, and the oldest ended ones while the file is

@@ -14,7 +14,7 @@ import (
 const (
 	longest    = 20 * time.Millisecond // between the starts of two transactions
 	shortest   = 2 * time.Millisecond
-	share      = 8 // of the time a transaction is under way for one part at most, but for those that take long
+	share      = 8 // transactions take one part in so many of the time, unless longest is shorter
 	tidyEvery  = time.Minute
 	grace      = time.Minute // an ended run is kept that long, whatever the bounds
 	tidyRuns   = 16          // runs pruned in a transaction, so that appends need not wait long
