@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"net"
-	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -25,7 +24,8 @@ func TestTurnAway(t *testing.T) {
 	if n := unaccepted(); n != 1 {
 		t.Fatalf("%d connections wait, want 1", n)
 	}
-	if c, err := net.DialTimeout("tcp", l.Addr().String(), 50*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+	var failed net.Error
+	if c, err := net.DialTimeout("tcp", l.Addr().String(), 50*time.Millisecond); !errors.As(err, &failed) || !failed.Timeout() {
 		t.Errorf("one more: %v, %v", c, err)
 	}
 	c, err := l.Accept()
