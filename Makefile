@@ -87,7 +87,7 @@ fuzz: engine ## fuzz each target for FUZZTIME
 		ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)" || exit 1; \
 	done
 
-bench: engine model build ## run the benchmarks and write BENCHMARKS.md (ARGS=-quick: in about 10 minutes)
+bench: engine model build ## run the benchmarks and write BENCHMARKS.md (ARGS=-quick: in about a quarter of an hour)
 	CGO_ENABLED=0 $(simd) go run ./cmd/bench $(ARGS)
 
 lint: ## check formatting, vet, lint, and that generated code is up to date
@@ -97,9 +97,9 @@ lint: ## check formatting, vet, lint, and that generated code is up to date
 	@before=$$($(checksums)); $(MAKE) --no-print-directory generate; after=$$($(checksums)); \
 	[ "$$before" = "$$after" ] || { echo 'generated code was not up to date: look at what `make generate` changed'; exit 1; }
 
-checksums = find cmd internal api -name '*.go' -exec cksum {} + | sort
+checksums = find cmd internal api config.example.yaml docs/configuration.md -type f -exec cksum {} + | sort
 
-generate: ## generate code from api/openapi.yaml
+generate: ## generate code from api/openapi.yaml, and the settings' files from cmd/server/config.go
 	go generate ./...
 
 clean: ## remove what was built; fetched libraries and models stay

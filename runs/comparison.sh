@@ -13,7 +13,8 @@ MODEL=${MODEL:-models/reasoner/reasoner.gguf}
 WORK=${WORK:-data/comparison} # weights and rollouts
 OUT=${OUT:-runs/comparison}
 THREADS=${THREADS:-1}
-RL_ARGS=${RL_ARGS:-} # further flags of train rl, such as -backend xla:PLUGIN.so
+TRAIN=${TRAIN:-bin/train} # a trainer that is there already, such as one built for XLA
+RL_ARGS=${RL_ARGS:-}      # further flags of train rl, such as -backend xla:PLUGIN.so
 EVAL_ARGS=${EVAL_ARGS:-}
 minutes=0
 case $#,${1:-},${2:-} in
@@ -25,7 +26,7 @@ esac
 end=$(($(date +%s) + minutes * 60))
 
 report() {
-	bin/train compare -out "$OUT" "$WORK"
+	"$TRAIN" compare -out "$OUT" "$WORK"
 }
 
 # run runs a command until the time is up, when it makes the report of what there is.
@@ -46,16 +47,16 @@ run() {
 }
 
 evaluate() {
-	run bin/train eval -config runs/comparison-eval.yaml -model "$MODEL" -threads "$THREADS" $EVAL_ARGS "$@"
+	run "$TRAIN" eval -config runs/comparison-eval.yaml -model "$MODEL" -threads "$THREADS" $EVAL_ARGS "$@"
 }
 
-make -s train
+[ "$TRAIN" != bin/train ] || make -s train
 export GOMAXPROCS="$THREADS"
 evaluate -out "$WORK/base"
 for job in grpo-1 brpo-uniform-1 brpo-base-1 grpo-decouple-1 grpo-linear-1 grpo-vr-1 brpo-linear-1 grpo-2 brpo-uniform-2 grpo-3 brpo-uniform-3; do
 	[ ! -e "$WORK/$job/eval/report.json" ] || continue
 	echo "== $job"
-	run bin/train rl -config runs/comparison.yaml -model "$MODEL" -threads "$THREADS" -recipe "${job%-*}" -seed "${job##*-}" \
+	run "$TRAIN" rl -config runs/comparison.yaml -model "$MODEL" -threads "$THREADS" -recipe "${job%-*}" -seed "${job##*-}" \
 		-out "$WORK/$job" $RL_ARGS
 	evaluate -adapter "$(ls "$WORK/$job"/adapter-*.gguf | tail -n 1)" -out "$WORK/$job/eval"
 	rm -f "$WORK/$job"/rollouts-*.jsonl

@@ -3,7 +3,7 @@
 # BRPO on its own, the evaluation of both on the puzzles held out; then the model, the adapter and their reports in models/reasoner.
 #
 # On one core with XLA's CPU plugin (BACKEND=xla:PLUGIN.so, with a bin/train that was built with cgo and -tags xla) fine-tuning takes 45
-# minutes and BRPO as long; with the Go backend about twice that. Run again, it goes on where it was stopped.
+# minutes and BRPO an hour; with the Go backend about twice that. Run again, it goes on where it was stopped.
 # These may be set; what was begun with some goes on with the same only:
 set -eu
 cd "$(dirname "$0")/.."

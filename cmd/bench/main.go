@@ -155,8 +155,11 @@ func (b *bench) measure(ctx context.Context, p part) (result struct {
 	if result.err = p.run(ctx); result.err != nil {
 		return result
 	}
-	b.printf("\n%s, in %v, at a load of %s before; median of %d (`-only %s`).\n", began.UTC().Format("2006-01-02 15:04 UTC"),
-		time.Since(began).Round(time.Second), load, b.runs, p.name)
+	flags := fmt.Sprintf("-only %s -runs %d", p.name, b.runs)
+	if b.quick {
+		flags += " -quick"
+	}
+	b.printf("\n%s, in %v, at a load of %s before (`%s`).\n", began.UTC().Format("2006-01-02 15:04 UTC"), time.Since(began).Round(time.Second), load, flags)
 	result.section = text.String()
 	return result
 }
@@ -167,7 +170,7 @@ func (b *bench) late() bool { return time.Now().After(b.until) }
 func (b *bench) head() string {
 	return fmt.Sprintf("# Benchmarks\n\nRatios within one run of `cmd/bench`, a part of `make bench`.\n\n- Machine: %s, %d cores, %s/%s\n"+
 		"- Model: `%s`, threads: %d; llama.cpp v0.5.0 by yzma v1.27.0; %s\n"+
-		"- A ratio is the median of the ratios of pairs measured in turn. Below each table: when, how long, and how busy the machine was with other\n  things before it (load average over a minute; a quiet machine has 0).\n",
+		"- A ratio of pairs is the median of the ratios of `-runs` pairs measured in turn. Below each table: when, how long, and how busy the machine was with other\n  things before it (load average over a minute; a quiet machine has 0).\n",
 		cpu(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, filepath.Base(b.model), b.threads, runtime.Version())
 }
 

@@ -62,7 +62,7 @@ type Config struct {
 
 	MaxThinking      int                `yaml:"max_thinking" help:"Thinking tokens that budget max stands for, and the cap of all other budgets. 0 is the model's context, at most 32768."`
 	AnswerTokens     int                `yaml:"answer_tokens" help:"Cap of an answer in tokens where a request of /solve does not say."`
-	ChatAnswerTokens int                `yaml:"chat_answer_tokens" help:"The same for /v1/chat/completions and /v1/completions."`
+	ChatAnswerTokens int                `yaml:"chat_answer_tokens" help:"The same for /v1/chat/completions, /v1/completions and /v1/responses."`
 	Efforts          map[string]float64 `yaml:"efforts" flag:"effort" help:"Share of max_thinking that a reasoning_effort stands for, 0 to 1, as LEVEL=SHARE. What is not named keeps its default."`
 	Temperature      float64            `yaml:"temperature" help:"Sampling of requests that do not say: temperature, 0 to 5; 0 is greedy."`
 	TopP             float64            `yaml:"top_p" help:"Likewise: the likeliest tokens that together have this probability, 0 to 1; 1 all."`

@@ -27,7 +27,7 @@ train generate -sft writes them, in an order that the seed draws, or are Countdo
 
 -train all trains all weights, and ends with model.gguf in -out; -train lora trains an adapter, a new one or -adapter, and ends with
 adapter.gguf. metrics.jsonl has a line for each step. Run again with the same flags it goes on where it was stopped, with a larger
--steps it trains on.
+-steps it trains on (but not with -cosine, whose rate depends on -steps).
 
 `,
 	setup: func(flags *flag.FlagSet) runner {

@@ -36,3 +36,12 @@ func (m *Model) Values(name string) []float32 {
 }
 
 var RateAt = Optimizer.rateAt
+
+// Shapes counts the layouts of trees, for a backend that compiles each or for one that does not.
+func Shapes(trees []Tree, compiled bool) int {
+	all := map[layout]bool{}
+	for _, t := range trees {
+		all[layoutOf(t, compiled)] = true
+	}
+	return len(all)
+}

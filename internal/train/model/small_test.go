@@ -136,3 +136,20 @@ func rewrite(t testing.TB, path string, factors []float32, changed ...gguf.Pair)
 	}
 	return out
 }
+
+// A compiled backend gets few shapes: a compilation takes longer than many passes.
+func TestFewShapes(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	var trees []model.Tree
+	for range 1000 {
+		tree := model.Tree{Trunk: smallText(rng, 100+rng.IntN(500))}
+		for range 16 {
+			tree.Branches = append(tree.Branches, model.Branch{At: 1 + rng.IntN(100), Tokens: smallText(rng, 10+rng.IntN(30))})
+		}
+		trees = append(trees, tree)
+	}
+	few, many := model.Shapes(trees, true), model.Shapes(trees, false)
+	if few > 15 || few*2 > many {
+		t.Errorf("%d shapes of compiled programs, %d of others", few, many)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/gomlx/compute/dtypes/gotype"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -65,25 +66,32 @@ func (l layout) length() int { return l.trunk + l.blocks*l.width }
 
 const mostBlocks = 4
 
-// layoutOf finds the layout of a tree, and the offset of each branch in the row.
-func layoutOf(t Tree) (l layout, offsets []int) {
-	l.trunk = bucket(len(t.Trunk))
+// layoutOf finds the layout of a tree. A backend that compiles a program for each shape, which takes seconds, gets few shapes: its rows
+// are padded more, but for long ones, which would lose more by it.
+func layoutOf(t Tree, few bool) (l layout) {
+	if l.trunk = bucket(len(t.Trunk)); few && l.trunk <= 1024 {
+		l.trunk = coarse(len(t.Trunk))
+	}
 	longest, total := 0, t.Len()-len(t.Trunk)
 	for _, b := range t.Branches {
 		longest = max(longest, len(b.Tokens))
 	}
 	if total == 0 {
-		return l, make([]int, len(t.Branches))
+		return l
 	}
 	for want := max(longest, (total+mostBlocks-1)/mostBlocks); ; want = l.width + 1 {
 		l.width = coarse(want)
-		if l.blocks, offsets = fit(t.Branches, l); l.blocks <= mostBlocks {
-			return l, offsets
+		if l.blocks, _ = fit(t.Branches, l); l.blocks <= mostBlocks {
+			break
 		}
 	}
+	if few && l.blocks > 1 {
+		l.blocks = mostBlocks
+	}
+	return l
 }
 
-// fit puts each branch into the first block that has room for it.
+// fit puts each branch into the first block that has room for it, and returns how many it took and where in the row each branch is.
 func fit(branches []Branch, l layout) (blocks int, offsets []int) {
 	var used []int // of each block
 	for _, b := range branches {
@@ -155,26 +163,31 @@ func flat[T gotype.Supported](values []T, dims ...int) *tensors.Tensor {
 	return tensors.FromFlatDataAndDimensions(values, dims...)
 }
 
-// pack sorts trees into groups. It depends on nothing but the trees' order and shapes.
+// pack sorts trees into groups. It depends on nothing but the trees' order and shapes, and the kind of the backend.
 func (m *Model) pack(trees []Tree) ([]*group, error) {
+	few := strings.HasPrefix(m.config.Backend, "xla:")
 	byLayout := map[layout][]int{}
 	for i, t := range trees {
 		if err := t.check(m.network.vocabulary); err != nil {
 			return nil, fmt.Errorf("tree %d: %w", i, err)
 		}
-		l, _ := layoutOf(t)
+		l := layoutOf(t, few)
 		byLayout[l] = append(byLayout[l], i)
 	}
 	order := slices.SortedFunc(maps.Keys(byLayout), func(a, b layout) int {
 		return cmp.Or(cmp.Compare(a.trunk, b.trunk), cmp.Compare(a.blocks, b.blocks), cmp.Compare(a.width, b.width))
 	})
+	more := 2
+	if few {
+		more = 4
+	}
 	var groups []*group
 	for _, l := range order {
 		left := byLayout[l]
 		for len(left) > 0 {
 			n := 1
-			for 2*n <= len(left) && 2*n*l.length() <= m.config.BatchTokens {
-				n *= 2
+			for more*n <= len(left) && more*n*l.length() <= m.config.BatchTokens {
+				n *= more
 			}
 			groups = append(groups, layOut(trees, left[:n], l))
 			left = left[n:]
@@ -202,7 +215,7 @@ func layOut(trees []Tree, chosen []int, l layout) *group {
 		for p, id := range trees[i].Trunk {
 			put(start+p, int(id), p, max(start+p-1, start))
 		}
-		_, offsets := layoutOf(trees[i])
+		_, offsets := fit(trees[i].Branches, l)
 		for b, branch := range trees[i].Branches {
 			parent := start + branch.At - 1
 			for p, id := range branch.Tokens {
