@@ -269,6 +269,12 @@ func (r *run) logProbs(tokens []decode.Token) []TokenLogProb {
 	return out
 }
 
+// spend counts tokens of answers; those of the answer that is returned are told apart from them at the end.
+func (r *run) spend(tokens int) {
+	r.usage.CheckpointTokens += tokens
+	r.solver.cfg.Metrics.answered(tokens)
+}
+
 // settle turns votes into the answer; it is nil where there is none that could be relied on.
 func (r *run) settle(c concluded) answered {
 	if !c.first.IsZero() {
@@ -276,11 +282,11 @@ func (r *run) settle(c concluded) answered {
 		r.timings.AnswerLatencyMS = math.Round(1000*(r.timings.FirstAnswerMS-r.timings.CutMS)) / 1000
 	}
 	for _, v := range c.again {
-		r.usage.CheckpointTokens += v.Tokens
+		r.spend(v.Tokens)
 		r.account.answer(r.meter.Used(), v)
 	}
 	for _, v := range c.votes {
-		r.usage.CheckpointTokens += v.Tokens
+		r.spend(v.Tokens)
 		r.observe(v)
 		r.account.answer(r.meter.Used(), v)
 	}

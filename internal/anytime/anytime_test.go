@@ -550,6 +550,44 @@ func TestVotes(t *testing.T) {
 	})
 }
 
+// Tokens are counted when they come, and once each, however often a run is extended.
+func TestTokenCounters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewRegistry()
+		b := newBench(t, decodetest.Options{}, func(c *anytime.Config) { c.Metrics = anytime.NewMetrics(registry) })
+		count := func(name string) (n int) {
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				if f.GetName() == name {
+					n = int(f.Metric[0].GetCounter().GetValue())
+				}
+			}
+			return n
+		}
+		id := b.start(ask("100"))
+		time.Sleep(50 * step)
+		if n := count("anytime_thinking_tokens_total"); n < 10 || n > 60 {
+			t.Errorf("%d thinking tokens are counted in the middle of a thought of 100", n)
+		}
+		spent := b.wait(id).Usage
+		for _, want := range []int{150, 200} {
+			if err := b.Extend(context.Background(), id, anytime.Extension{Budget: budget.Budget{Tokens: 50}}); err != nil {
+				t.Fatal(err)
+			}
+			spent = b.wait(id).Usage
+			if n := count("anytime_thinking_tokens_total"); n != want {
+				t.Errorf("%d thinking tokens are counted, want %d", n, want)
+			}
+		}
+		if n, want := count("anytime_summary_tokens_total"), spent.SummaryTokens+spent.CheckpointTokens; n != want || n == 0 {
+			t.Errorf("%d tokens of answers are counted, want %d", n, want)
+		}
+	})
+}
+
 func TestExtend(t *testing.T) {
 	t.Run("a thought that was cut", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

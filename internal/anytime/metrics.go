@@ -58,8 +58,6 @@ func (m *Metrics) overshot(by time.Duration) { m.overshoot.Observe(by.Seconds())
 func (m *Metrics) done(r *Reply) {
 	m.running.Dec()
 	m.runs.WithLabelValues("done").Inc()
-	m.thinking.Add(float64(r.Usage.ThinkingTokens))
-	m.summaries.Add(float64(r.Usage.SummaryTokens + r.Usage.CheckpointTokens))
 	m.saved.Add(float64(max(0, r.Stop.Limit-r.Usage.ThinkingTokens)))
 	if r.Stop.Forced {
 		m.forced.WithLabelValues(string(r.Stop.Cause)).Inc()
@@ -78,5 +76,9 @@ func (m *Metrics) checkpoint(cost time.Duration) {
 	m.checkpoints.Inc()
 	m.checkpointCost.Observe(cost.Seconds())
 }
+
+func (m *Metrics) thought(tokens int) { m.thinking.Add(float64(tokens)) }
+
+func (m *Metrics) answered(tokens int) { m.summaries.Add(float64(tokens)) }
 
 func (m *Metrics) escaped() { m.escapes.Inc() }

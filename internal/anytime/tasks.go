@@ -127,7 +127,7 @@ func (ts *tasks) settle(t *task) (cause budget.Cause, settled bool) {
 			}
 			continue
 		}
-		r.usage.CheckpointTokens += t.summary.Tokens
+		r.spend(t.summary.Tokens)
 		r.observe(t.summary)
 		r.account.checkpoints = append(r.account.checkpoints, r.account.cost(t.at, t.summary, t.beside))
 		c := Checkpoint{

@@ -180,6 +180,7 @@ func (r *run) decode(left int, late <-chan time.Time) error {
 			r.account.setback(a.chunk)
 			n := len(a.chunk.Tokens)
 			r.meter.Count(n)
+			r.solver.cfg.Metrics.thought(n)
 			if n > 0 {
 				if r.timings.FirstThinkingMS == 0 {
 					r.timings.FirstThinkingMS = ms(a.at.Sub(r.req.Arrived))
