@@ -20,7 +20,7 @@ import (
 )
 
 // commands are all there are, in the order of the manual. engine is not for people.
-var commands = []command{generateCommand, newCommand, sftCommand, rolloutCommand, rlCommand, evalCommand, compareCommand, pushCommand, gradeCommand, advantageCommand, doctorCommand}
+var commands = []command{generateCommand, newCommand, sftCommand, rolloutCommand, rlCommand, averageCommand, evalCommand, compareCommand, pushCommand, gradeCommand, advantageCommand, doctorCommand}
 
 // command is a sub-command.
 type command struct {

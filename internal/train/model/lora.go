@@ -83,39 +83,65 @@ func (m *Model) addAdapter(name string, rank, in, out int, a, b []float32) error
 
 // loadAdapter reads an adapter, which may have any ranks.
 func (m *Model) loadAdapter(path string) error {
-	h, err := gguf.CheckAdapter(path, m.header)
+	if _, err := gguf.CheckAdapter(path, m.header); err != nil {
+		return err
+	}
+	adapter, err := readAdapter(path)
 	if err != nil {
 		return err
+	}
+	m.alpha = adapter.Alpha
+	for _, l := range adapter.Weights {
+		w := m.find(l.Tensor)
+		if l.Tensor == "token_embd.weight" || w == nil || len(w.dims) != 2 {
+			return fmt.Errorf("adapter %s: it changes %s, which cannot be adapted here", path, l.Tensor)
+		}
+		if err := m.addAdapter(l.Tensor, l.Rank, l.In, l.Out, l.A, l.B); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readAdapter reads an adapter of any model.
+func readAdapter(path string) (a gguf.Adapter, err error) {
+	h, err := gguf.ReadFile(path)
+	if err != nil {
+		return a, err
+	}
+	if kind, _ := h.String("adapter.type"); kind != "lora" {
+		return a, fmt.Errorf("%s is no LoRA adapter: its adapter.type is %.32q", path, kind)
 	}
 	alpha, _ := h.Float("adapter.lora.alpha")
-	m.alpha = float32(alpha)
+	a = gguf.Adapter{Architecture: h.Architecture(), Name: h.Name(), Alpha: float32(alpha)}
 	f, err := openFile(path)
 	if err != nil {
-		return err
+		return a, err
 	}
 	defer f.Close()
+	dims := map[string][]uint64{}
+	for _, t := range h.Tensors {
+		dims[t.Name] = t.Dims
+	}
 	for _, t := range h.Tensors {
 		name, isA := strings.CutSuffix(t.Name, ".lora_a")
 		if !isA {
 			continue // comes with its A
 		}
-		w := m.find(name)
-		if name == "token_embd.weight" || w == nil || len(w.dims) != 2 {
-			return fmt.Errorf("adapter %s: it changes %s, which cannot be adapted here", path, name)
+		b := dims[name+".lora_b"]
+		if len(t.Dims) != 2 || len(b) != 2 {
+			return a, fmt.Errorf("adapter %s: tensor %s is %v and its other half %v: both must be matrices", path, t.Name, t.Dims, b)
 		}
-		a, err := f.values(t.Name)
-		if err != nil {
-			return err
+		l := gguf.LoRA{Tensor: name, In: int(t.Dims[0]), Rank: int(t.Dims[1]), Out: int(b[1])}
+		if l.A, err = f.values(t.Name); err != nil {
+			return a, err
 		}
-		b, err := f.values(name + ".lora_b")
-		if err != nil {
-			return err
+		if l.B, err = f.values(name + ".lora_b"); err != nil {
+			return a, err
 		}
-		if err := m.addAdapter(name, int(t.Dims[1]), w.dims[1], w.dims[0], a, b); err != nil {
-			return err
-		}
+		a.Weights = append(a.Weights, l)
 	}
-	return nil
+	return a, nil
 }
 
 // WriteAdapter writes the adapter as a GGUF file that llama.cpp loads. An old file stays as it is if that fails.
