@@ -901,7 +901,7 @@ type AdapterTrial struct {
 type AdapterTrialState string
 
 // Budget How long to think: `512` thinking tokens; `2s`, `750ms`, `1m30s` a deadline for the whole answer, from the request's arrival; `512,2s`
-// both; `0` answer now; `max` (the default) the server's cap. A number is thinking tokens, -1 as `max`.
+// both; `0` answer now; `max` (the default) or `-1` the server's cap, also with a deadline. A number is thinking tokens, or -1.
 //
 // Example: 512,2s
 type Budget = BudgetValue
@@ -909,7 +909,7 @@ type Budget = BudgetValue
 // BudgetFields Ways to say how long to think, as different servers have them; those that are given must agree.
 type BudgetFields struct {
 	// Budget How long to think: `512` thinking tokens; `2s`, `750ms`, `1m30s` a deadline for the whole answer, from the request's arrival; `512,2s`
-	// both; `0` answer now; `max` (the default) the server's cap. A number is thinking tokens, -1 as `max`.
+	// both; `0` answer now; `max` (the default) or `-1` the server's cap, also with a deadline. A number is thinking tokens, or -1.
 	//
 	//
 	// Example: 512,2s
@@ -921,6 +921,9 @@ type BudgetFields struct {
 		// ThinkingBudget Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 		ThinkingBudget *ThinkingTokens `json:"thinking_budget,omitempty"`
 	} `json:"custom_params,omitempty"`
+
+	// EnableThinking `false` answers at once.
+	EnableThinking *bool `json:"enable_thinking,omitempty"`
 
 	// IncludeReasoning `false` leaves the thinking out of the reply.
 	IncludeReasoning *bool `json:"include_reasoning,omitempty"`
@@ -936,7 +939,7 @@ type BudgetFields struct {
 	// the default; 5 without keys.
 	Priority  *Priority `json:"priority,omitempty"`
 	Reasoning *struct {
-		// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+		// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 		Effort *Effort `json:"effort,omitempty"`
 
 		// Enabled `false` answers at once.
@@ -961,7 +964,7 @@ type BudgetFields struct {
 	// ReasoningBudgetTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 	ReasoningBudgetTokens *ThinkingTokens `json:"reasoning_budget_tokens,omitempty"`
 
-	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 	ReasoningEffort *Effort `json:"reasoning_effort,omitempty"`
 
 	// Think `false` answers at once; or an effort.
@@ -989,7 +992,7 @@ type BudgetFields_ChatTemplateKwargs struct {
 	// EnableThinking `false` answers at once.
 	EnableThinking *bool `json:"enable_thinking,omitempty"`
 
-	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 	ReasoningEffort *Effort `json:"reasoning_effort,omitempty"`
 
 	// Thinking The same under its other name.
@@ -1105,7 +1108,7 @@ type ChatCompletionRequest struct {
 	Audio *map[string]interface{} `json:"audio,omitempty"`
 
 	// Budget How long to think: `512` thinking tokens; `2s`, `750ms`, `1m30s` a deadline for the whole answer, from the request's arrival; `512,2s`
-	// both; `0` answer now; `max` (the default) the server's cap. A number is thinking tokens, -1 as `max`.
+	// both; `0` answer now; `max` (the default) or `-1` the server's cap, also with a deadline. A number is thinking tokens, or -1.
 	//
 	//
 	// Example: 512,2s
@@ -1120,6 +1123,9 @@ type ChatCompletionRequest struct {
 		// ThinkingBudget Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 		ThinkingBudget *ThinkingTokens `json:"thinking_budget,omitempty"`
 	} `json:"custom_params,omitempty"`
+
+	// EnableThinking `false` answers at once.
+	EnableThinking   *bool                              `json:"enable_thinking,omitempty"`
 	FrequencyPenalty *float32                           `json:"frequency_penalty,omitempty"`
 	FunctionCall     *ChatCompletionRequestFunctionCall `json:"function_call,omitempty"`
 	Functions        *[]interface{}                     `json:"functions,omitempty"`
@@ -1183,7 +1189,7 @@ type ChatCompletionRequest struct {
 	// PromptCacheRetention Accepted; prompts are cached anyway.
 	PromptCacheRetention interface{} `json:"prompt_cache_retention,omitempty"`
 	Reasoning            *struct {
-		// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+		// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 		Effort *Effort `json:"effort,omitempty"`
 
 		// Enabled `false` answers at once.
@@ -1211,7 +1217,7 @@ type ChatCompletionRequest struct {
 	// ReasoningControl Accepted; `/v1/chat/completions/control` always works.
 	ReasoningControl interface{} `json:"reasoning_control,omitempty"`
 
-	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 	ReasoningEffort   *Effort  `json:"reasoning_effort,omitempty"`
 	RepeatPenalty     *float32 `json:"repeat_penalty,omitempty"`
 	RepetitionPenalty *float32 `json:"repetition_penalty,omitempty"`
@@ -1297,7 +1303,7 @@ type ChatCompletionRequest_ChatTemplateKwargs struct {
 	// EnableThinking `false` answers at once.
 	EnableThinking *bool `json:"enable_thinking,omitempty"`
 
-	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 	ReasoningEffort *Effort `json:"reasoning_effort,omitempty"`
 
 	// Thinking The same under its other name.
@@ -1404,7 +1410,7 @@ type CompletionRequest struct {
 	BestOf *int `json:"best_of,omitempty"`
 
 	// Budget How long to think: `512` thinking tokens; `2s`, `750ms`, `1m30s` a deadline for the whole answer, from the request's arrival; `512,2s`
-	// both; `0` answer now; `max` (the default) the server's cap. A number is thinking tokens, -1 as `max`.
+	// both; `0` answer now; `max` (the default) or `-1` the server's cap, also with a deadline. A number is thinking tokens, or -1.
 	//
 	//
 	// Example: 512,2s
@@ -1419,8 +1425,11 @@ type CompletionRequest struct {
 		// ThinkingBudget Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 		ThinkingBudget *ThinkingTokens `json:"thinking_budget,omitempty"`
 	} `json:"custom_params,omitempty"`
-	Echo             *CompletionRequestEcho `json:"echo,omitempty"`
-	FrequencyPenalty *float32               `json:"frequency_penalty,omitempty"`
+	Echo *CompletionRequestEcho `json:"echo,omitempty"`
+
+	// EnableThinking `false` answers at once.
+	EnableThinking   *bool    `json:"enable_thinking,omitempty"`
+	FrequencyPenalty *float32 `json:"frequency_penalty,omitempty"`
 
 	// Grammar A GBNF grammar with a rule `root` that the answer follows.
 	Grammar *Grammar `json:"grammar,omitempty"`
@@ -1473,7 +1482,7 @@ type CompletionRequest struct {
 	// PromptCacheRetention Accepted; prompts are cached anyway.
 	PromptCacheRetention interface{} `json:"prompt_cache_retention,omitempty"`
 	Reasoning            *struct {
-		// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+		// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 		Effort *Effort `json:"effort,omitempty"`
 
 		// Enabled `false` answers at once.
@@ -1501,7 +1510,7 @@ type CompletionRequest struct {
 	// ReasoningControl Accepted; `/v1/chat/completions/control` always works.
 	ReasoningControl interface{} `json:"reasoning_control,omitempty"`
 
-	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 	ReasoningEffort   *Effort  `json:"reasoning_effort,omitempty"`
 	RepeatPenalty     *float32 `json:"repeat_penalty,omitempty"`
 	RepetitionPenalty *float32 `json:"repetition_penalty,omitempty"`
@@ -1573,7 +1582,7 @@ type CompletionRequest_ChatTemplateKwargs struct {
 	// EnableThinking `false` answers at once.
 	EnableThinking *bool `json:"enable_thinking,omitempty"`
 
-	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 	ReasoningEffort *Effort `json:"reasoning_effort,omitempty"`
 
 	// Thinking The same under its other name.
@@ -1659,7 +1668,7 @@ type DetokenizeRequest struct {
 	Tokens []int32    `json:"tokens"`
 }
 
-// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 type Effort = string
 
 // Error defines model for Error.
@@ -2106,7 +2115,7 @@ type ResponseRequest struct {
 	Background *bool `json:"background,omitempty"`
 
 	// Budget How long to think: `512` thinking tokens; `2s`, `750ms`, `1m30s` a deadline for the whole answer, from the request's arrival; `512,2s`
-	// both; `0` answer now; `max` (the default) the server's cap. A number is thinking tokens, -1 as `max`.
+	// both; `0` answer now; `max` (the default) or `-1` the server's cap, also with a deadline. A number is thinking tokens, or -1.
 	//
 	//
 	// Example: 512,2s
@@ -2119,6 +2128,9 @@ type ResponseRequest struct {
 		// ThinkingBudget Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 		ThinkingBudget *ThinkingTokens `json:"thinking_budget,omitempty"`
 	} `json:"custom_params,omitempty"`
+
+	// EnableThinking `false` answers at once.
+	EnableThinking *bool `json:"enable_thinking,omitempty"`
 
 	// Grammar A GBNF grammar with a rule `root` that the answer follows.
 	Grammar *Grammar `json:"grammar,omitempty"`
@@ -2174,7 +2186,7 @@ type ResponseRequest struct {
 	// PromptCacheRetention Accepted; prompts are cached anyway.
 	PromptCacheRetention interface{} `json:"prompt_cache_retention,omitempty"`
 	Reasoning            *struct {
-		// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+		// Effort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 		Effort *Effort `json:"effort,omitempty"`
 
 		// Enabled `false` answers at once.
@@ -2199,7 +2211,7 @@ type ResponseRequest struct {
 	// ReasoningBudgetTokens Cap of the thinking in tokens; -1 the server's, 0 answers at once.
 	ReasoningBudgetTokens *ThinkingTokens `json:"reasoning_budget_tokens,omitempty"`
 
-	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 	ReasoningEffort *Effort `json:"reasoning_effort,omitempty"`
 
 	// SafetyIdentifier Accepted; has no effect.
@@ -2277,7 +2289,7 @@ type ResponseRequest_ChatTemplateKwargs struct {
 	// EnableThinking `false` answers at once.
 	EnableThinking *bool `json:"enable_thinking,omitempty"`
 
-	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `max` all, unless the server is set otherwise.
+	// ReasoningEffort A share of the model's cap: `none` 0, `minimal` 1/16, `low` 1/8, `medium` 1/4, `high` 1/2, `xhigh` and `max` all, unless the server is set otherwise.
 	ReasoningEffort *Effort `json:"reasoning_effort,omitempty"`
 
 	// Thinking The same under its other name.
@@ -2507,7 +2519,7 @@ type SolveRequest struct {
 	AnswerTokens *int `json:"answer_tokens,omitempty"`
 
 	// Budget How long to think: `512` thinking tokens; `2s`, `750ms`, `1m30s` a deadline for the whole answer, from the request's arrival; `512,2s`
-	// both; `0` answer now; `max` (the default) the server's cap. A number is thinking tokens, -1 as `max`.
+	// both; `0` answer now; `max` (the default) or `-1` the server's cap, also with a deadline. A number is thinking tokens, or -1.
 	//
 	//
 	// Example: 512,2s
@@ -2557,13 +2569,13 @@ type SolveRequest struct {
 	// Stop One or several texts that end the answer; they do nothing inside the thinking.
 	Stop *StopStrings `json:"stop,omitempty"`
 
-	// Stream Stream events (default false, unless `Accept` is `text/event-stream`).
+	// Stream Stream events; `false` does not, whatever `Accept` says. Absent: as `Accept` says.
 	Stream *bool `json:"stream,omitempty"`
 
 	// Temperature 0 takes the likeliest token. Absent: the server's default.
 	Temperature *Temperature `json:"temperature,omitempty"`
 
-	// Thinking Include the thinking's text in the reply (default false).
+	// Thinking Include the thinking's text in the reply (default: no). `false` also leaves the events `thinking` out of a stream.
 	Thinking *bool `json:"thinking,omitempty"`
 
 	// TopK The likeliest tokens; 0 and -1 are off.
@@ -2598,7 +2610,7 @@ type SolveUsage struct {
 
 // Stop defines model for Stop.
 type Stop struct {
-	// Answer How the answer ended: `stop` by itself, `length` at its cap, `deadline` cut at the deadline, `checkpoint` not in time, so that it is the newest checkpoint's, `thinking` none was to be had, so that it is the end of the thinking.
+	// Answer How the answer ended: `stop` by itself, `length` at its cap, `deadline` cut at the deadline, `checkpoint` it is a checkpoint's, on which the thinking settled, or the newest where the last was not in time, `thinking` none was to be had, so that it is the end of the thinking.
 	Answer string `json:"answer"`
 
 	// Cause Why the thinking ended.
@@ -2736,6 +2748,9 @@ type TopP = float32
 // AcceptHeader defines model for AcceptHeader.
 type AcceptHeader = string
 
+// BudgetHeader defines model for BudgetHeader.
+type BudgetHeader = string
+
 // BudgetQuery defines model for BudgetQuery.
 type BudgetQuery = string
 
@@ -2808,19 +2823,22 @@ type SolveParams struct {
 	// Priority What the thinking is worth when there is too little time for all.
 	Priority *int `form:"priority,omitempty" json:"priority,omitempty"`
 
-	// Thinking Include the thinking's text in the reply.
+	// Thinking Include the thinking's text in the reply (default: no). `false` also leaves the events `thinking` out of a stream.
 	Thinking *ThinkingQuery `form:"thinking,omitempty" json:"thinking,omitempty"`
 
-	// Stream Stream events.
+	// Stream Stream events; `false` does not, whatever `Accept` says.
 	Stream *StreamQuery `form:"stream,omitempty" json:"stream,omitempty"`
 
-	// Accept `text/event-stream` streams events.
+	// BudgetHeader The field `budget`, for clients that cannot add fields. Two that disagree are refused.
+	BudgetHeader *BudgetHeader `json:"Budget,omitempty"`
+
+	// Accept `text/event-stream` streams events where `stream` is not given.
 	Accept *AcceptHeader `json:"Accept,omitempty"`
 }
 
 // GetRunParams defines parameters for GetRun.
 type GetRunParams struct {
-	// Thinking Include the thinking's text in the reply.
+	// Thinking Include the thinking's text in the reply (default: no). `false` also leaves the events `thinking` out of a stream.
 	Thinking *ThinkingQuery `form:"thinking,omitempty" json:"thinking,omitempty"`
 
 	// Explain Include where the run's time went, and why it was cut where it was. 409 where a run that a crash ended has left none.
@@ -2832,7 +2850,7 @@ type RunEventsParams struct {
 	// After The same, for clients that cannot set a header; where both are given the greater counts.
 	After *int64 `form:"after,omitempty" json:"after,omitempty"`
 
-	// Thinking Include the thinking's text in the reply.
+	// Thinking Include the thinking's text in the reply (default: no). `false` also leaves the events `thinking` out of a stream.
 	Thinking *ThinkingQuery `form:"thinking,omitempty" json:"thinking,omitempty"`
 
 	// LastEventID Offset of the last event that was read.
@@ -2844,13 +2862,13 @@ type ExtendRunParams struct {
 	// Budget What is added, such as `+1000` (the plus may be left out) or `2s`, which counts from this request's arrival.
 	Budget string `form:"budget" json:"budget"`
 
-	// Thinking Include the thinking's text in the reply.
+	// Thinking Include the thinking's text in the reply (default: no). `false` also leaves the events `thinking` out of a stream.
 	Thinking *ThinkingQuery `form:"thinking,omitempty" json:"thinking,omitempty"`
 
-	// Stream Stream events.
+	// Stream Stream events; `false` does not, whatever `Accept` says.
 	Stream *StreamQuery `form:"stream,omitempty" json:"stream,omitempty"`
 
-	// Accept `text/event-stream` streams events.
+	// Accept `text/event-stream` streams events where `stream` is not given.
 	Accept *AcceptHeader `json:"Accept,omitempty"`
 }
 
@@ -2859,31 +2877,31 @@ type InterruptRunParams struct {
 	// Continue Answer now, but let the thought go on.
 	Continue *bool `form:"continue,omitempty" json:"continue,omitempty"`
 
-	// Thinking Include the thinking's text in the reply.
+	// Thinking Include the thinking's text in the reply (default: no). `false` also leaves the events `thinking` out of a stream.
 	Thinking *ThinkingQuery `form:"thinking,omitempty" json:"thinking,omitempty"`
 }
 
 // ChatCompletionParams defines parameters for ChatCompletion.
 type ChatCompletionParams struct {
-	// Budget The body field `budget`, for clients that cannot add fields.
-	Budget *string `json:"Budget,omitempty"`
+	// BudgetHeader The field `budget`, for clients that cannot add fields. Two that disagree are refused.
+	BudgetHeader *BudgetHeader `json:"Budget,omitempty"`
 }
 
 // CompletionParams defines parameters for Completion.
 type CompletionParams struct {
-	// Budget The body field `budget`, for clients that cannot add fields.
-	Budget *string `json:"Budget,omitempty"`
+	// BudgetHeader The field `budget`, for clients that cannot add fields. Two that disagree are refused.
+	BudgetHeader *BudgetHeader `json:"Budget,omitempty"`
 }
 
 // CreateResponseParams defines parameters for CreateResponse.
 type CreateResponseParams struct {
-	// Budget The body field `budget`, for clients that cannot add fields.
-	Budget *string `json:"Budget,omitempty"`
+	// BudgetHeader The field `budget`, for clients that cannot add fields. Two that disagree are refused.
+	BudgetHeader *BudgetHeader `json:"Budget,omitempty"`
 }
 
 // GetResponseParams defines parameters for GetResponse.
 type GetResponseParams struct {
-	// Stream Stream events.
+	// Stream Stream events; `false` does not, whatever `Accept` says.
 	Stream *StreamQuery `form:"stream,omitempty" json:"stream,omitempty"`
 
 	// StartingAfter With `stream`: only events behind this `sequence_number`.

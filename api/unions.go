@@ -44,7 +44,7 @@ func (c *TextContent) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// BudgetValue is text in the grammar of budgets, or a number of thinking tokens, of which -1 is "max".
+// BudgetValue is text in the grammar of budgets, or a number of thinking tokens.
 type BudgetValue string
 
 // UnmarshalJSON reads either.
@@ -52,9 +52,6 @@ func (v *BudgetValue) UnmarshalJSON(b []byte) error {
 	var n int
 	if json.Unmarshal(b, &n) == nil {
 		*v = BudgetValue(strconv.Itoa(n))
-		if n == -1 {
-			*v = "max"
-		}
 		return nil
 	}
 	return json.Unmarshal(b, (*string)(v))

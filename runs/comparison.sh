@@ -1,8 +1,8 @@
 #!/bin/sh
 # The paper's comparison in small: every recipe from one base model, three seeds of GRPO and BRPO-uniform, one of the others; each run
-# trained, then evaluated on the puzzles held out; then tables and figures in runs/comparison.
+# trained, and the mean of its last adapters evaluated on the puzzles held out; then tables and figures in runs/comparison.
 #
-#   runs/comparison.sh              all of it, some hours on one core
+#   runs/comparison.sh              all of it, half a day on one core, with XLA a third of that
 #   runs/comparison.sh -minutes 30  stop cleanly after 30 minutes
 #
 # Run again, it goes on where it was stopped, by the clock, by Ctrl-C or by a crash. The report is of the runs that are finished.
@@ -58,7 +58,8 @@ for job in grpo-1 brpo-uniform-1 brpo-base-1 grpo-decouple-1 grpo-linear-1 grpo-
 	echo "== $job"
 	run "$TRAIN" rl -config runs/comparison.yaml -model "$MODEL" -threads "$THREADS" -recipe "${job%-*}" -seed "${job##*-}" \
 		-out "$WORK/$job" $RL_ARGS
-	evaluate -adapter "$(ls "$WORK/$job"/adapter-*.gguf | tail -n 1)" -out "$WORK/$job/eval"
+	"$TRAIN" average -out "$WORK/$job/mean.gguf" "$WORK/$job"/adapter-*.gguf
+	evaluate -adapter "$WORK/$job/mean.gguf" -out "$WORK/$job/eval"
 	rm -f "$WORK/$job"/rollouts-*.jsonl
 done
 report

@@ -15,9 +15,11 @@ evaluate() {
 echo "== before"
 evaluate -out "$WORK/before"
 echo "== $ROUNDS rounds of BRPO"
-bin/train rl -model "$MODEL" -threads 1 -countdown train -recipe brpo-uniform -thinking none -budgets 0,16,32 -traces 2 -summaries 16 \
+bin/train rl -model "$MODEL" -threads 1 -countdown train -recipe brpo-uniform -answers-only -budgets 0,16,32 -traces 2 -summaries 16 \
 	-batch 16 -mini-batch 16 -rounds "$ROUNDS" -summary-tokens 24 -lr 3e-3 -warmup 2 -kl 0.01 -rank 8 -ctx 512 -sequences 4 -flash-attention off -out "$WORK/rl"
-adapter=$(ls "$WORK"/rl/adapter-*.gguf | tail -n 1)
+adapter=$WORK/rl/mean.gguf
+# shellcheck disable=SC2046 # the files of a run have no spaces
+bin/train average -out "$adapter" $(ls "$WORK"/rl/adapter-*.gguf | tail -n $(((ROUNDS + 1) / 2)))
 echo "== after"
 evaluate -adapter "$adapter" -against "$WORK/before/report.json" -out "$WORK/after"
 

@@ -78,7 +78,7 @@ func Handler() (http.Handler, error) {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-cache") // it is asked for again, and mostly answered by 304
 		h.Set("Etag", f.etag)
-		h.Set("Vary", "Accept-Encoding")
+		h.Add("Vary", "Accept-Encoding")
 		if strings.Contains(r.Header.Get("If-None-Match"), f.etag) {
 			w.WriteHeader(http.StatusNotModified)
 			return

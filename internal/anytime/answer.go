@@ -89,20 +89,24 @@ func (r *run) answer() (answered, error) {
 	natural := r.closed
 	r.tasks.conclude()
 	r.load.concludes(r.share)
-	r.load.decode(r.share, r.req.Votes)
+	said := r.resumed || len(r.earlier) > 0 // there may be text of an answer already
+	final := r.standing(said)
+	if final == nil {
+		r.load.decode(r.share, r.req.Votes)
+	}
 	defer r.load.decode(r.share, 0)
 	late := r.lateTimer()
 	defer late.Stop()
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
 	results := make(chan concluded, 1)
-	said := r.resumed || len(r.earlier) > 0 // there may be text of an answer already
 	begin := func() {
 		seq, position, natural, said := r.seq, r.meter.Used()-r.base, natural, said
 		r.workers.Go(func() { results <- r.conclude(ctx, seq, position, natural, said) })
 	}
-	begin()
-	var final *answered
+	if final == nil {
+		begin()
+	}
 	for failures := 0; final == nil || len(r.tasks.pending) > 0; {
 		select {
 		case <-r.ctx.Done():
@@ -150,6 +154,24 @@ func (r *run) answer() (answered, error) {
 		}
 	}
 	return *final, nil
+}
+
+// standing is the answer that was taken on the way where that is the run's: the one on which the thinking settled, or, where an
+// extension thought nothing, the one before it. nil: there is none.
+func (r *run) standing(said bool) *answered {
+	var c *Checkpoint
+	if r.cause == budget.CauseConverged || r.cause == budget.CauseConfident { // and not the model's own end, which came before the cut
+		c = r.tasks.settled
+	}
+	if n := len(r.earlier); r.start > 0 && r.thought.tokens == r.start && n > 0 && r.earlier[n-1].Tokens == r.start {
+		c = &r.earlier[n-1]
+	}
+	if c == nil || c.Answer == "" || r.req.Votes > 1 || r.req.LogProbs {
+		return nil
+	}
+	r.recorder.text(EventAnswer, TextData{Text: c.Summary, Reset: said}, nil)
+	r.timings.FirstAnswerMS, r.timings.AnswerLatencyMS = r.timings.CutMS, 0
+	return &answered{&c.Answer, c.Summary, c.Confidence, "checkpoint"}
 }
 
 // reserved teaches the pace whether the time that was kept for an answer sufficed.
@@ -275,12 +297,25 @@ func (r *run) spend(tokens int) {
 	r.solver.cfg.Metrics.answered(tokens)
 }
 
+// cached is how much of the prompt was cached where no thinking came before the answers, whose first one prefilled it.
+func (r *run) cached(answers []summarize.Summary) int {
+	if len(r.account.prefills) > 0 || len(answers) == 0 {
+		return 0
+	}
+	least := r.promptTokens
+	for _, v := range answers {
+		least = min(least, v.Prefill.Cached)
+	}
+	return least
+}
+
 // settle turns votes into the answer; it is nil where there is none that could be relied on.
 func (r *run) settle(c concluded) answered {
 	if !c.first.IsZero() {
 		r.timings.FirstAnswerMS = ms(c.first.Sub(r.req.Arrived))
 		r.timings.AnswerLatencyMS = math.Round(1000*(r.timings.FirstAnswerMS-r.timings.CutMS)) / 1000
 	}
+	r.usage.CachedTokens = max(r.usage.CachedTokens, r.cached(slices.Concat(c.again, c.votes)))
 	for _, v := range c.again {
 		r.spend(v.Tokens)
 		r.account.answer(r.meter.Used(), v)

@@ -443,6 +443,14 @@ func TestEarlyStop(t *testing.T) {
 				if n := reply.Usage.ThinkingTokens; reply.Stop.Cause != test.cause || n < test.low || n > test.high {
 					t.Errorf("cause %q after %d tokens, want %q after %d to %d", reply.Stop.Cause, n, test.cause, test.low, test.high)
 				}
+				if test.cause == budget.CauseTokens {
+					return
+				}
+				// The answer is the one on which it settled, not another that is drawn where the thinking was by then.
+				c := reply.Checkpoints[len(reply.Checkpoints)-1]
+				if *reply.Answer != c.Answer || reply.Summary != c.Summary || reply.Confidence != c.Confidence || reply.Stop.Answer != "checkpoint" {
+					t.Errorf("answer %q, confidence %v, %+v; it settled on %+v", *reply.Answer, reply.Confidence, reply.Stop, c)
+				}
 			})
 		})
 	}
@@ -632,6 +640,30 @@ func TestExtend(t *testing.T) {
 			}
 		})
 	})
+	t.Run("no thinking comes of it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			answers := 0
+			model := func(prefix string, seed uint64) string { // another answer each time
+				return decodetest.Script(steps(10), "<think>\n", "</think>", func(string) []string {
+					answers++
+					return []string{" \\boxed{", fmt.Sprint(answers), "}"}
+				})(prefix, seed)
+			}
+			b := newBench(t, decodetest.Options{Model: model})
+			id := b.start(ask("100"))
+			first := b.wait(id)
+			if err := b.Extend(context.Background(), id, anytime.Extension{Budget: budget.Budget{Tokens: 50}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Interrupt(context.Background(), id); err != nil {
+				t.Fatal(err)
+			}
+			reply := b.wait(id)
+			if *reply.Answer != *first.Answer || reply.Usage.ThinkingTokens != 10 || reply.Usage.PromptTokens != first.Usage.PromptTokens {
+				t.Errorf("the answer was %q and is %q; %+v, %+v", *first.Answer, *reply.Answer, first.Usage, reply.Usage)
+			}
+		})
+	})
 	t.Run("a run that is running, or is none", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t, decodetest.Options{})
@@ -770,6 +802,40 @@ func TestRecover(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The server's cap holds for a thought that is taken up, and is an extension's own.
+func TestRecoverCap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, decodetest.Options{Model: decodetest.Script(steps(5000), "<think>\n", "</think>", counting)})
+		last := b.Solver
+		restart := func() {
+			time.Sleep(500 * step)
+			if err := last.Close(); err != nil {
+				t.Fatal(err)
+			}
+			last = anytime.New(b.cfg)
+			t.Cleanup(func() { _ = last.Close() })
+			if err := last.Recover(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		id := b.start(ask("max"))
+		for _, want := range []int{2000, 4000} {
+			restart()
+			restart()
+			reply, err := last.Wait(context.Background(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			check(t, reply, budget.CauseTokens, want, fmt.Sprint(want))
+			if want == 2000 {
+				if err := last.Extend(context.Background(), id, anytime.Extension{Budget: budget.Budget{Tokens: budget.Unlimited}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})
 }
 
 // A deadline that passed while no server was there does not cost the answer.

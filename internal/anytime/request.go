@@ -104,7 +104,7 @@ type Stop struct {
 	Forced bool         `json:"forced"`
 	Limit  int          `json:"limit"` // thinking tokens that were allowed
 	// Answer is how the answer's decoding ended: "stop" by itself or a stop string, "length" at its cap, "deadline" cut at the deadline,
-	// "checkpoint" not in time: it is the newest checkpoint's.
+	// "checkpoint": it is a checkpoint's, on which the thinking settled, or the newest where the last was not in time.
 	Answer string `json:"answer"`
 }
 

@@ -59,6 +59,7 @@ type run struct {
 	share    *claim // its part in it
 	thought  thought
 	recalled int          // thinking tokens with which it began
+	start    int          // of these, those before an extension
 	earlier  []Checkpoint // of stretches before an extension
 	resumed  bool         // after a restart of the server
 	begun    bool         // its first event is kept
@@ -144,6 +145,14 @@ func (r *run) prepare(ctx context.Context, t thought) (err error) {
 		return err
 	}
 	r.promptTokens = len(tokens) - r.thought.tokens
+	r.usage.PromptTokens = r.promptTokens
+	if len(r.thought.parts) > 0 { // text that was put into the thought is no part of the prompt
+		asked, err := r.model.Engine.Tokenize(ctx, r.prompt.Parts...)
+		if err != nil {
+			return err
+		}
+		r.usage.PromptTokens = len(asked)
+	}
 	closing, err := r.model.Engine.Tokenize(ctx, slices.Concat(r.closing(true, false), r.closing(true, true))...)
 	if err != nil {
 		return err
@@ -157,7 +166,7 @@ func (r *run) prepare(ctx context.Context, t thought) (err error) {
 	if err != nil {
 		return err
 	}
-	r.meter = budget.NewMeter(limit, r.req.Arrived, r.model.MaxThinking+t.tokens, r.model.Pace, r.cutTokens,
+	r.meter = budget.NewMeter(limit, r.req.Arrived, r.model.MaxThinking+r.start, r.model.Pace, r.cutTokens,
 		r.model.Length.Reserve(r.reserve()))
 	r.meter.Count(t.tokens)
 	if err := r.join(); err != nil {
@@ -299,7 +308,7 @@ func (r *run) main() {
 		r.taken = true
 		return
 	case errors.Is(err, errDeleted):
-		r.fail(ErrorData{Code: "cancelled", Message: "the run was deleted"})
+		r.fail(ErrorData{Code: "cancelled", Message: "the run was cancelled at its client's request"})
 		return
 	case errors.Is(err, errCancelled):
 		r.fail(ErrorData{Code: "cancelled", Message: "the run was cancelled; its thinking is kept and can be extended"})
@@ -329,7 +338,6 @@ func (r *run) opening() RunData {
 
 // finish commits the reply.
 func (r *run) finish(final answered) {
-	r.usage.PromptTokens = r.promptTokens
 	r.usage.ThinkingTokens = r.thought.tokens
 	r.timings.DoneMS = r.elapsed()
 	if !r.deadline.IsZero() {

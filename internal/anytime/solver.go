@@ -51,6 +51,7 @@ type Solver struct {
 
 	mu       sync.Mutex
 	live     map[string]*run
+	newest   time.Time              // of the runs created here
 	loads    map[*budget.Pace]*load // by engine
 	draining bool
 }
@@ -82,6 +83,7 @@ type record struct {
 	// Checkpoints and Usage of the stretches of thinking before an extension.
 	Checkpoints []Checkpoint `json:"checkpoints,omitempty"`
 	Answered    int          `json:"answered,omitempty"` // tokens of all answers so far
+	Start       int          `json:"start,omitempty"`    // thinking tokens before an extension
 	Explanation *Explanation `json:"explanation,omitempty"`
 	// Taken is how often in a row it was taken up without coming on, the first time when it had so many tokens.
 	Taken   int `json:"taken,omitempty"`
@@ -111,7 +113,7 @@ func (s *Solver) Start(ctx context.Context, req Request) (id string, err error) 
 		return "", err
 	}
 	err = s.cfg.Store.Create(ctx, store.Run{
-		ID: r.id, Owner: req.Owner, Model: r.modelID, State: store.Running, Created: req.Arrived,
+		ID: r.id, Owner: req.Owner, Model: r.modelID, State: store.Running, Created: s.created(req.Arrived),
 		Request: mustJSON(record{Request: req}),
 	})
 	if err != nil {
@@ -120,6 +122,17 @@ func (s *Solver) Start(ctx context.Context, req Request) (id string, err error) 
 	}
 	s.launch(r)
 	return r.id, nil
+}
+
+// created makes the times of runs distinct, in the microseconds that stores keep: lists are paged by them.
+func (s *Solver) created(at time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if next := s.newest.Add(time.Microsecond); at.Before(next) {
+		at = next
+	}
+	s.newest = at
+	return at
 }
 
 // Extension is how a run that has ended thinks on.
@@ -166,6 +179,7 @@ func (s *Solver) Extend(ctx context.Context, id string, more Extension) (err err
 		t.reopen = true
 	}
 	rec.Cause, rec.Closed, t.ended = "", false, false
+	rec.Start, r.start = t.tokens, t.tokens
 	r.earlier, r.usage.CheckpointTokens = rec.Checkpoints, rec.Answered
 	r.door = true
 	if err := r.prepare(ctx, t); err != nil {
@@ -289,7 +303,7 @@ func (s *Solver) takeUp(ctx context.Context, kept store.Run) error {
 		return err
 	}
 	r.earlier, r.usage.CheckpointTokens = slices.Concat(rec.Checkpoints, rec.events), rec.Answered
-	r.cause = rec.Cause
+	r.cause, r.start = rec.Cause, rec.Start
 	r.resumed, r.begun = true, kept.Last > 0
 	err = r.prepare(ctx, t)
 	if s.shared == nil && errors.Is(err, decode.ErrUnknownAdapter) { // no other server has it either

@@ -34,6 +34,7 @@ type tasks struct {
 	armed       int     // position up to which the schedule's forks were asked for
 	checkpoints []Checkpoint
 	rule        *budget.Rule
+	settled     *Checkpoint // on which the rule ended the thinking, if it is whole
 	forks       uint64
 }
 
@@ -47,7 +48,7 @@ func newTasks(r *run) tasks {
 // again takes up the schedule after the sequence was opened anew.
 func (ts *tasks) again(r *run) tasks {
 	fresh := newTasks(r)
-	fresh.checkpoints, fresh.rule, fresh.forks = ts.checkpoints, ts.rule, ts.forks
+	fresh.checkpoints, fresh.rule, fresh.settled, fresh.forks = ts.checkpoints, ts.rule, ts.settled, ts.forks
 	return fresh
 }
 
@@ -134,7 +135,8 @@ func (ts *tasks) settle(t *task) (cause budget.Cause, settled bool) {
 			Tokens: t.at, Answer: t.summary.Answer, Summary: t.summary.Text, Confidence: t.summary.Confidence,
 			ElapsedMS: t.elapsed, CostMS: ms(t.cost()),
 		}
-		if end := t.summary.Ended; r.req.Structured && (end == decode.EndLimit || end == decode.EndContext) {
+		whole := t.summary.Ended != decode.EndLimit && t.summary.Ended != decode.EndContext
+		if r.req.Structured && !whole {
 			c.Answer = "" // half a JSON text is none
 		}
 		ts.checkpoints = append(ts.checkpoints, c)
@@ -145,6 +147,9 @@ func (ts *tasks) settle(t *task) (cause budget.Cause, settled bool) {
 		}
 		if by, ok := ts.rule.Observe(c.Answer, c.Confidence); ok && !settled {
 			cause, settled = by, true
+			if whole {
+				ts.settled = &c
+			}
 		}
 	}
 	return cause, settled

@@ -180,7 +180,6 @@ func (r *run) decode(left int, late <-chan time.Time) error {
 			r.account.setback(a.chunk)
 			n := len(a.chunk.Tokens)
 			r.meter.Count(n)
-			r.solver.cfg.Metrics.thought(n)
 			if n > 0 {
 				if r.timings.FirstThinkingMS == 0 {
 					r.timings.FirstThinkingMS = ms(a.at.Sub(r.req.Arrived))
@@ -274,6 +273,7 @@ func (r *run) show(tokens []decode.Token) {
 	}
 	before := len(r.thought.text)
 	r.thought.add(tokens)
+	r.solver.cfg.Metrics.thought(len(tokens))
 	r.recorder.text(EventThinking, TextData{Text: r.thought.text[before:], Tokens: r.thought.tokens}, tokens)
 }
 

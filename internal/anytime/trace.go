@@ -50,7 +50,7 @@ func (r *run) trace(reply *Reply, failure *ErrorData) {
 
 	s := r.req.Sampling
 	span.SetAttributes(operation, semconv.GenAIProviderNameKey.String("anytime"), semconv.GenAIRequestModel(r.modelID), semconv.GenAIResponseModel(r.modelID),
-		semconv.GenAIResponseID(r.id), semconv.GenAIRequestTemperature(float64(s.Temperature)), semconv.GenAIUsageInputTokens(r.promptTokens),
+		semconv.GenAIResponseID(r.id), semconv.GenAIRequestTemperature(float64(s.Temperature)), semconv.GenAIUsageInputTokens(r.usage.PromptTokens),
 		semconv.GenAIUsageCacheReadInputTokens(r.usage.CachedTokens), semconv.GenAIUsageOutputTokens(r.thought.tokens+r.usage.SummaryTokens),
 		semconv.GenAIUsageReasoningOutputTokens(r.thought.tokens))
 	if s.TopP > 0 {

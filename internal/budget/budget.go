@@ -12,6 +12,7 @@ package budget
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -25,9 +26,17 @@ const (
 	MaxDeadline = 24 * time.Hour
 )
 
-// Grammar is shown in errors.
-const Grammar = "a budget is thinking tokens (512), a deadline for the whole answer (2s, 750ms, 1m30s), both (512,2s), " +
-	"0 (answer now) or max (the server's cap); at most 10000000 tokens, deadlines from 1ms to 24h"
+// Grammar and ExtensionGrammar are shown in errors.
+const (
+	Grammar          = "a budget is " + forms + ", 0 (answer now) or " + most
+	ExtensionGrammar = "what is added is " + forms + " or " + most
+
+	forms = "thinking tokens (512), a deadline for the whole answer (2s, 750ms, 1m30s), both (512,2s)"
+	most  = "max or -1 (the server's cap); at most 10000000 tokens, deadlines from 1ms to 24h"
+)
+
+// deadlineForm is what time.ParseDuration reads, but for the size of its numbers, of which its errors do not tell.
+var deadlineForm = regexp.MustCompile(`^(([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+$`)
 
 // maxInput is longer than any budget need be.
 const maxInput = 64
@@ -40,19 +49,25 @@ type Budget struct {
 
 // SyntaxError is a budget that could not be read.
 type SyntaxError struct {
-	Input  string // as given, shortened where it is very long
-	Reason string
+	Input     string // as given, shortened where it is very long
+	Reason    string
+	Extension bool // it was to be added to another
 }
 
 func (e *SyntaxError) Error() string {
-	return fmt.Sprintf("budget %q: %s; %s", e.Input, e.Reason, Grammar)
+	grammar := Grammar
+	if e.Extension {
+		grammar = ExtensionGrammar
+	}
+	return fmt.Sprintf("budget %q: %s; %s", e.Input, e.Reason, grammar)
 }
 
-// Parse reads a budget: "512", "2s", "750ms", "1m30s", "512,2s" in either order, "0", "max", or "" for max.
+// Parse reads a budget: "512", "2s", "750ms", "1m30s", "512,2s" in either order, "0", "max" or "-1", also with a deadline, or "" for max.
 // Its errors are *SyntaxError.
 func Parse(s string) (Budget, error) { return parse(s, false) }
 
-// ParseExtension reads what is added to a budget that was spent: as Parse, but numbers may carry a "+", and it may not be 0 tokens.
+// ParseExtension reads what is added to a budget that was spent: as Parse, but numbers may carry a "+", and it may be neither "" nor
+// 0 tokens.
 func ParseExtension(s string) (Budget, error) { return parse(s, true) }
 
 func parse(s string, extension bool) (Budget, error) {
@@ -60,16 +75,19 @@ func parse(s string, extension bool) (Budget, error) {
 		if len(s) > maxInput {
 			s = strings.ToValidUTF8(s[:maxInput], "") + "…"
 		}
-		return Budget{}, &SyntaxError{Input: s, Reason: fmt.Sprintf(format, args...)}
+		return Budget{}, &SyntaxError{Input: s, Reason: fmt.Sprintf(format, args...), Extension: extension}
 	}
 	b := Budget{Tokens: Unlimited}
 	text := strings.TrimSpace(s)
-	if text == "" || text == "max" {
+	switch {
+	case text == "" && extension:
+		return fail("is empty")
+	case text == "":
 		return b, nil
-	}
-	if len(text) > maxInput {
+	case len(text) > maxInput:
 		return fail("longer than %d characters", maxInput)
 	}
+	counted := false
 	for part := range strings.SplitSeq(text, ",") {
 		part = strings.TrimSpace(part)
 		number := part
@@ -77,6 +95,11 @@ func parse(s string, extension bool) (Budget, error) {
 			number = strings.TrimPrefix(part, "+")
 		}
 		switch {
+		case part == "max" || part == "-1":
+			if counted {
+				return fail("tokens are given twice")
+			}
+			counted = true
 		case number == "":
 			return fail("a number is missing")
 		case number[0] == '-':
@@ -84,9 +107,10 @@ func parse(s string, extension bool) (Budget, error) {
 		case number[0] == '+':
 			return fail("%q has a sign", part)
 		case strings.Trim(number, "0123456789") == "":
-			if b.Tokens != Unlimited {
+			if counted {
 				return fail("tokens are given twice")
 			}
+			counted = true
 			tokens, err := strconv.Atoi(number)
 			if err != nil || tokens > MaxTokens {
 				return fail("more than %d tokens", MaxTokens)
@@ -99,12 +123,15 @@ func parse(s string, extension bool) (Budget, error) {
 			if b.Deadline != 0 {
 				return fail("the deadline is given twice")
 			}
-			deadline, err := time.ParseDuration(number)
-			if err != nil {
+			if !deadlineForm.MatchString(number) {
 				return fail("%q is neither a whole number of tokens nor a duration such as 2s", part)
 			}
-			if deadline < MinDeadline || deadline > MaxDeadline {
-				return fail("the deadline is not from 1ms to 24h")
+			deadline, err := time.ParseDuration(number)
+			switch {
+			case err != nil || deadline > MaxDeadline:
+				return fail("the deadline is too long; the longest is 24h")
+			case deadline < MinDeadline:
+				return fail("the deadline is too short; the shortest is 1ms")
 			}
 			b.Deadline = deadline
 		}

@@ -34,12 +34,17 @@ func TestParse(t *testing.T) {
 		" 512 , 2s ":   {Tokens: 512, Deadline: 2 * time.Second},
 		"0,2s":         {Tokens: 0, Deadline: 2 * time.Second},
 		"1.123456789s": {Tokens: all, Deadline: 1123456789},
+		"-1":           {Tokens: all},
+		"max,2s":       {Tokens: all, Deadline: 2 * time.Second},
+		"2s, max":      {Tokens: all, Deadline: 2 * time.Second},
+		"-1,2s":        {Tokens: all, Deadline: 2 * time.Second},
 	} {
 		if got, err := budget.Parse(in); err != nil || got != want {
 			t.Errorf("Parse(%q) = %+v, %v; want %+v", in, got, err, want)
 		}
-		if got, err := budget.ParseExtension(in); (err != nil) != (want.Tokens == 0) || err == nil && got != want {
-			t.Errorf("ParseExtension(%q) = %+v, %v; want %+v, an error for 0", in, got, err, want)
+		none := want.Tokens == 0 || strings.TrimSpace(in) == ""
+		if got, err := budget.ParseExtension(in); (err != nil) != none || err == nil && got != want {
+			t.Errorf("ParseExtension(%q) = %+v, %v; want %+v, an error for nothing", in, got, err, want)
 		}
 	}
 }
@@ -56,18 +61,19 @@ func TestParseExtension(t *testing.T) {
 			t.Errorf("ParseExtension(%q) = %+v, %v; want %+v", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"0", "+0", "+0,2s", "++5", "+-5", "+ 5", "+", "+max", "-5", "+5,+5"} {
-		if got, err := budget.ParseExtension(in); err == nil {
-			t.Errorf("ParseExtension(%q) = %+v, want an error", in, got)
+	for _, in := range []string{"0", "+0", "+0,2s", "++5", "+-5", "+ 5", "+", "+max", "+-1", "-5", "+5,+5", ""} {
+		_, err := budget.ParseExtension(in)
+		if err == nil || !strings.Contains(err.Error(), budget.ExtensionGrammar) || strings.Contains(err.Error(), "answer now") {
+			t.Errorf("ParseExtension(%q): %v, want an error with what may be added", in, err)
 		}
 	}
 }
 
 func TestParseRefuses(t *testing.T) {
 	for _, in := range []string{
-		"-1", "-2s", "+5", "+2s", "1.5", "1e3", "1e3s", "0x10", "0x1p3s", "NaN", "nan", "Inf", "inf", "infs", "1_000", "१२",
+		"-2", "-01", "-2s", "+5", "+2s", "1.5", "1e3", "1e3s", "0x10", "0x1p3s", "NaN", "nan", "Inf", "inf", "infs", "1_000", "१२",
 		"10000001", "99999999999999999999", "0s", "0ms", "999us", "24h1ns", "25h", "9999999999h", "1d", "2S", "MAX",
-		"512,512", "2s,3s", "512,2s,512", "512,", ",512", ",", "512;2s", "512 2s", "1m 30s", "max,2s", "512,max", "s", "ms",
+		"512,512", "2s,3s", "512,2s,512", "512,", ",512", ",", "512;2s", "512 2s", "1m 30s", "512,max", "max,max", "max,-1", "-1,512", "s", "ms",
 		"5\x00", "\xff", strings.Repeat("1", 100), strings.Repeat("é", 100),
 	} {
 		_, err := budget.Parse(in)
@@ -79,6 +85,19 @@ func TestParseRefuses(t *testing.T) {
 			t.Errorf("Parse(%q): %v: without reason or grammar", in, err)
 		case len(syntax.Input) > 80:
 			t.Errorf("Parse(%q): repeats %d bytes of input", in, len(syntax.Input))
+		}
+	}
+}
+
+// TestParseReasons holds errors to say what is wrong.
+func TestParseReasons(t *testing.T) {
+	for in, reason := range map[string]string{
+		"99999999h": "too long; the longest is 24h", "25h": "too long; the longest is 24h", "9999999999999999999999s": "too long",
+		"0s": "too short; the shortest is 1ms", "2s,3s": "the deadline is given twice", "max,512": "tokens are given twice", "-5": `"-5" is negative`,
+		"1d": "neither a whole number", "2s1": "neither a whole number", "1h-5m": "neither a whole number",
+	} {
+		if _, err := budget.Parse(in); err == nil || !strings.Contains(err.Error(), reason) {
+			t.Errorf("Parse(%q): %v, want %q", in, err, reason)
 		}
 	}
 }
@@ -95,7 +114,7 @@ func FuzzParse(f *testing.F) {
 			}
 		} else {
 			check(t, b)
-			if e, err := budget.ParseExtension(s); b.Tokens != 0 && (err != nil || e != b) {
+			if e, err := budget.ParseExtension(s); b.Tokens != 0 && strings.TrimSpace(s) != "" && (err != nil || e != b) {
 				t.Fatalf("ParseExtension(%q) = %+v, %v; Parse %+v", s, e, err, b)
 			}
 		}

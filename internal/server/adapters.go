@@ -87,6 +87,10 @@ func (s *Server) loadAdapter(w http.ResponseWriter, c *call) error {
 		}
 	}
 	a, err := m.Load(c.Context(), req)
+	var input *decode.InputError
+	if errors.As(err, &input) && input.Field == "file" && body.File == nil && body.Default != nil {
+		return invalid("default", `default: false takes nothing back; to make the bare model the default, send {"name": "bare", "default": true}`)
+	}
 	if err != nil {
 		return adapterError(err)
 	}

@@ -128,6 +128,9 @@ func TestAdaptersRefused(t *testing.T) {
 	if len(k.asked) != 0 {
 		t.Errorf("asked %q", k.asked)
 	}
+	k.err = &decode.InputError{Field: "file", Reason: "is missing"} // a manager's, of a name that is loaded and no default to be
+	b.refused(400, "invalid_value", "POST", "/v1/adapters", `{"name": "math", "default": false}`, `{"name": "bare", "default": true}`)
+	b.refused(400, "invalid_value", "POST", "/v1/adapters", `{"name": "math"}`, "file: is missing")
 	for _, row := range []struct {
 		err    error
 		status int

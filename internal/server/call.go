@@ -51,10 +51,25 @@ func (c *call) flag(name string) bool {
 	return on
 }
 
-// wantsStream reports whether the client asked for events by its Accept header.
-func (c *call) wantsStream() bool {
+// given returns a boolean query parameter, or nil where there is none.
+func (c *call) given(name string) *bool {
+	if !c.query.Has(name) {
+		return nil
+	}
+	return new(c.flag(name))
+}
+
+// wantsStream reports whether the client asked for events: by the parameter stream, or, where that is nil, by its Accept header.
+func (c *call) wantsStream(stream *bool) bool {
+	if stream != nil {
+		return *stream
+	}
 	for part := range strings.SplitSeq(c.Header.Get("Accept"), ",") {
-		if t, _, err := mime.ParseMediaType(part); err == nil && t == "text/event-stream" {
+		t, params, err := mime.ParseMediaType(part)
+		if err != nil || t != "text/event-stream" {
+			continue
+		}
+		if q, err := strconv.ParseFloat(params["q"], 64); err != nil || q > 0 { // most have none
 			return true
 		}
 	}
@@ -79,7 +94,7 @@ func (s *Server) handle(method, pattern string, h func(http.ResponseWriter, *cal
 	path := s.doc.Paths.Find(pattern)
 	op := path.GetOperation(method)
 	route := &routers.Route{Spec: s.doc, Path: pattern, PathItem: path, Method: method, Operation: op}
-	s.router.MethodFunc(method, pattern, func(w http.ResponseWriter, r *http.Request) {
+	serve := func(w http.ResponseWriter, r *http.Request) {
 		c := &call{Request: r, arrived: arrived(r.Context())}
 		err := s.authorize(c, op)
 		if err == nil && op.Extensions["x-ends-runs"] == nil {
@@ -94,7 +109,12 @@ func (s *Server) handle(method, pattern string, h func(http.ResponseWriter, *cal
 		if reply, ok := w.(*reply); err != nil && !(ok && reply.status != 0) { // else the client did not take it
 			s.fail(w, r, err)
 		}
-	})
+	}
+	s.router.MethodFunc(method, pattern, serve)
+	// net/http leaves out the body. A stream without one would only last.
+	if method == http.MethodGet && op.Responses.Status(http.StatusOK).Value.Content.Get("text/event-stream") == nil {
+		s.router.MethodFunc(http.MethodHead, pattern, serve)
+	}
 }
 
 // check holds a call to the contract.

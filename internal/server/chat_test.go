@@ -435,3 +435,15 @@ func TestChatReset(t *testing.T) {
 		t.Errorf("content %q, replaced by %q", before, content)
 	}
 }
+
+// Each of several prompts counts once, however many completions it has.
+func TestUsageOfPrompts(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	count := func(prompts string) int {
+		return get[api.Completion](b, "POST", "/v1/completions", `{"prompt": `+prompts+`, "n": 2, "max_tokens": 8}`).Usage.PromptTokens
+	}
+	one, other := count(`"How many?"`), count(`"How many of them are there by now?"`)
+	if both := count(`["How many?", "How many of them are there by now?"]`); one == 0 || both != one+other {
+		t.Errorf("%d tokens of prompts of %d and %d", both, one, other)
+	}
+}

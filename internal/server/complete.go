@@ -135,7 +135,7 @@ func (s *Server) complete(w http.ResponseWriter, c *call, prefix string, k compl
 	if err := c.Context().Err(); err != nil {
 		return err
 	}
-	return s.writeJSON(w, http.StatusOK, f.whole(choices, totalUsage(choices)))
+	return s.writeJSON(w, http.StatusOK, f.whole(choices, totalUsage(choices, or(k.body.N, 1))))
 }
 
 // streamCompletion writes chunks as the runs' events come.
@@ -180,7 +180,7 @@ func (s *Server) streamCompletion(w http.ResponseWriter, c *call, ids []string, 
 			return nil
 		}
 		if k.body.StreamOptions != nil && has(k.body.StreamOptions.IncludeUsage) {
-			if err := send(f.usage(totalUsage(choices))); err != nil {
+			if err := send(f.usage(totalUsage(choices, or(k.body.N, 1)))); err != nil {
 				return err
 			}
 		}
@@ -353,13 +353,13 @@ func (c *choice) thought() *string {
 	return new(c.thinking.String())
 }
 
-// totalUsage adds up the choices. Their prompt counts once, as OpenAI counts it.
-func totalUsage(choices []*choice) api.CompletionUsage {
+// totalUsage adds up the choices, n in a row to each prompt, which counts once, as OpenAI counts it.
+func totalUsage(choices []*choice, n int) api.CompletionUsage {
 	var u api.CompletionUsage
 	for i, c := range choices {
-		if i == 0 {
-			u.PromptTokens = c.reply.Usage.PromptTokens
-			u.PromptTokensDetails.CachedTokens = c.reply.Usage.CachedTokens
+		if i%n == 0 {
+			u.PromptTokens += c.reply.Usage.PromptTokens
+			u.PromptTokensDetails.CachedTokens += c.reply.Usage.CachedTokens
 		}
 		u.CompletionTokens += c.reply.Usage.ThinkingTokens + c.reply.Usage.SummaryTokens
 		u.CompletionTokensDetails.ReasoningTokens += c.reply.Usage.ThinkingTokens

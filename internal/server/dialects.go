@@ -84,6 +84,7 @@ func (s *Server) readBudget(f api.BudgetFields, header string, model string) (bu
 			w.addSwitch("think", &v.On)
 		}
 	}
+	w.addSwitch("enable_thinking", f.EnableThinking)
 	options := prompt.Options{Thinking: true}
 	if v := f.ChatTemplateKwargs; v != nil {
 		w.addTokens("chat_template_kwargs.thinking_budget", v.ThinkingBudget)
@@ -97,7 +98,7 @@ func (s *Server) readBudget(f api.BudgetFields, header string, model string) (bu
 		w.addBudget("the Budget header", &header)
 	}
 	b, err := w.agree()
-	options.Thinking = len(w.off) == 0
+	options.Thinking = len(w.off) == 0 && b.Tokens != 0 // a model that knows how to answer at once is asked to
 	options.Effort = w.effort
 	return b, options, err
 }

@@ -33,6 +33,7 @@ func TestDialects(t *testing.T) {
 	}
 	for fields, want := range map[string]int{
 		`"thinking_budget": 0`:                                   0,
+		`"enable_thinking": false`:                               0,
 		`"think": false`:                                         0,
 		`"reasoning_effort": "none"`:                             0,
 		`"reasoning": {"enabled": false}`:                        0,

@@ -76,7 +76,8 @@ func (s *Server) authorize(c *call, op *openapi3.Operation) error {
 }
 
 // guard keeps web pages of others out, which reach a loopback server through its user's browser: by their Origin, and, where there
-// is no key to know, by a Host that was rebound to this address. It also sets the headers that make browsers careful.
+// is no key to know, by a Host that was rebound to this address. It also sets the headers that make browsers careful, and lets pages of
+// allowed origins in.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -85,12 +86,42 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		if len(s.cfg.AllowedOrigins) > 0 {
+			h.Set("Vary", "Origin")
+		}
+		shared := slices.Contains(s.cfg.AllowedOrigins, r.Header.Get("Origin"))
+		if shared { // errors too, so that the page can read them
+			h.Set("Access-Control-Allow-Origin", r.Header.Get("Origin"))
+			h.Set("Access-Control-Expose-Headers", exposedHeaders)
+			h.Set("Cross-Origin-Resource-Policy", "cross-origin")
+		}
 		if err := s.checkHost(r); err != nil {
 			s.fail(w, r, err)
 			return
 		}
+		if shared && r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
+			s.preflight(w, r)
+			return
+		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// What pages of allowed origins may send and read (CORS). Libraries of clients send headers of their own, which the server passes
+// over: hence the *, which does not stand for Authorization.
+const (
+	sentHeaders    = "Authorization, X-API-Key, Content-Type, Budget, Last-Event-ID, X-Request-Id, Traceparent, Tracestate, *"
+	exposedHeaders = "X-Request-Id, Retry-After, Location, Allow, WWW-Authenticate, X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests, " +
+		"X-RateLimit-Reset-Requests, X-RateLimit-Limit-Tokens, X-RateLimit-Remaining-Tokens, X-RateLimit-Reset-Tokens"
+)
+
+// preflight answers a browser that asks whether a page of an allowed origin may send a request. It has no key yet.
+func (s *Server) preflight(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Access-Control-Allow-Methods", strings.Join(s.methods(r), ", "))
+	h.Set("Access-Control-Allow-Headers", sentHeaders)
+	h.Set("Access-Control-Max-Age", "3600") // seconds
+	w.WriteHeader(http.StatusNoContent)
 }
 
 func (s *Server) checkHost(r *http.Request) error {

@@ -69,7 +69,7 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s without a key: status %d", path, status)
 		}
 	}
-	for _, path := range []string{"/healthz", "/readyz", "/docs", "/openapi.yaml"} {
+	for _, path := range []string{"/healthz", "/readyz", "/health", "/docs", "/openapi.yaml"} {
 		if status, _ := b.call("GET", path, ""); status != 200 {
 			t.Errorf("%s without a key: status %d", path, status)
 		}
@@ -158,6 +158,62 @@ func TestRebinding(t *testing.T) {
 	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("preflight: status %d, %v", resp.StatusCode, resp.Header)
+	}
+}
+
+// TestSharing sends what a browser does for a page of an allowed origin, and of others.
+func TestSharing(t *testing.T) {
+	const page = "https://lab.example"
+	b := newSite(t, decodetest.Options{}, withKeys, func(c *server.Config) { c.AllowedOrigins = []string{page} })
+	ask := func(path, method, origin string) *http.Response {
+		resp := b.send("OPTIONS", path, "", "Origin", origin, "Access-Control-Request-Method", method, "Access-Control-Request-Headers", "authorization,content-type")
+		_ = resp.Body.Close()
+		return resp
+	}
+	for path, methods := range map[string]string{"/v1/chat/completions": "POST", "/solve": "GET, HEAD, POST", "/solve/x/events": "GET", "/v1/models/org%2Fmodel": "GET, HEAD"} {
+		resp := ask(path, "POST", page)
+		h := resp.Header
+		if resp.StatusCode != http.StatusNoContent || h.Get("Access-Control-Allow-Origin") != page || h.Get("Vary") != "Origin" ||
+			h.Get("Access-Control-Allow-Methods") != methods || h.Get("Access-Control-Max-Age") == "" {
+			t.Errorf("%s: status %d, %v", path, resp.StatusCode, h)
+		}
+		for _, name := range []string{"Authorization", "Content-Type", "Last-Event-ID", "Budget", "X-API-Key"} {
+			if !strings.Contains(h.Get("Access-Control-Allow-Headers"), name) {
+				t.Errorf("%s: %s may not be sent", path, name)
+			}
+		}
+	}
+	for origin, status := range map[string]int{"https://evil.example": 403, "https://lab.example.evil.example": 403, b.url: 405} {
+		if resp := ask("/solve", "POST", origin); resp.StatusCode != status || resp.Header.Get("Access-Control-Allow-Origin") != "" {
+			t.Errorf("%s: status %d, %v", origin, resp.StatusCode, resp.Header)
+		}
+	}
+
+	const body = `{"problem": "How many?"}`
+	for _, test := range []struct {
+		method, path, body, key string
+		status                  int
+	}{
+		{"GET", "/v1/models", "", alice, 200},
+		{"GET", "/v1/models", "", "", 401},
+		{"GET", "/nowhere", "", alice, 404},
+		{"POST", "/solve?budget=soon", body, alice, 400},
+		{"POST", "/solve?budget=1&stream=true", body, alice, 200},
+	} {
+		for origin, shared := range map[string]bool{page: true, b.url: false, "": false} {
+			header := []string{"X-API-Key", test.key}
+			if origin != "" {
+				header = append(header, "Origin", origin)
+			}
+			resp := b.send(test.method, test.path, test.body, header...)
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+			h := resp.Header
+			if resp.StatusCode != test.status || (h.Get("Access-Control-Allow-Origin") == page) != shared || h.Get("Vary") != "Origin" ||
+				strings.Contains(h.Get("Access-Control-Expose-Headers"), "Retry-After") != shared || (h.Get("Cross-Origin-Resource-Policy") == "cross-origin") != shared {
+				t.Errorf("%s %s from %q: status %d, %v", test.method, test.path, origin, resp.StatusCode, h)
+			}
+		}
 	}
 }
 

@@ -43,7 +43,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 }
 
 // probes are the paths that are asked for every few seconds.
-var probes = []string{"/healthz", "/readyz", "/metrics"}
+var probes = []string{"/healthz", "/readyz", "/health", "/metrics"}
 
 // observe gives each request its id and arrival, and counts and logs it when it is done.
 func (s *Server) observe(next http.Handler) http.Handler {

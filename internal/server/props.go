@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -51,8 +52,12 @@ func (s *Server) tokens(c *call, name, field string, part decode.Part) (list []d
 	}
 	list, err = model.Engine.Tokenize(c.Context(), part)
 	var input *decode.InputError
-	if errors.As(err, &input) {
+	switch {
+	case errors.As(err, &input):
 		err = invalid(field, "%s: %s", field, input.Reason)
+	case errors.Is(err, decode.ErrContextFull):
+		err = &httpError{status: http.StatusBadRequest, kind: typeRequest, code: "context_length_exceeded", param: field,
+			message: fmt.Sprintf("%s: is longer than the model's context, which is %d tokens", field, info.ContextTokens)}
 	}
 	return list, info, err
 }

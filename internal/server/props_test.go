@@ -1,12 +1,16 @@
 package server_test
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 
 	"anytime/api"
+	"anytime/internal/decode"
 	"anytime/internal/decode/decodetest"
+	"anytime/internal/server"
 )
 
 func TestLlamaServerPaths(t *testing.T) {
@@ -49,4 +53,24 @@ func TestLlamaServerPaths(t *testing.T) {
 	b.refused(400, "invalid_value", "POST", "/detokenize", `{"tokens": [2147483647]}`, "tokens")
 	b.refused(400, "invalid_value", "POST", "/detokenize", `{"tokens": [-1]}`, "tokens[0]")
 	b.refused(405, "method_not_allowed", "POST", "/props", `{}`)
+}
+
+// crammed is an engine for which every text is too long.
+type crammed struct{ decode.Engine }
+
+func (crammed) Tokenize(context.Context, ...decode.Part) ([]decode.Token, error) {
+	return nil, decode.ErrContextFull
+}
+
+func TestTokenizeTooLong(t *testing.T) {
+	b := newSite(t, decodetest.Options{}, func(c *server.Config) {
+		m := *c.Models.(models).model
+		m.Engine = crammed{m.Engine}
+		c.Models = models{&m}
+	})
+	var e api.Error
+	status, reply := b.call("POST", "/tokenize", `{"content": "one"}`)
+	if err := json.Unmarshal(reply, &e); err != nil || status != 400 || *e.Error.Param != "content" || !strings.Contains(e.Error.Message, "65536 tokens") {
+		t.Errorf("status %d, %s", status, reply)
+	}
 }

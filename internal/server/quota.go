@@ -141,9 +141,6 @@ func (s *Server) take(w http.ResponseWriter, c *call, what string, allowed Rate,
 // place holds a run's place within its key's limits. The run, or who could not start it, calls ended once.
 func (s *Server) place(w http.ResponseWriter, c *call) (ended func(thinkingTokens int), err error) {
 	k := c.key
-	if err := s.take(w, c, "tokens", k.limits.Thinking, "thinking_limit", "%d thinking tokens in %v are allowed to this key"); err != nil {
-		return nil, err
-	}
 	release := func() {}
 	if most := k.limits.Runs; most > 0 {
 		held, err := s.cfg.Quota.Hold(c.Context(), k.name+"/runs", most)
@@ -157,6 +154,10 @@ func (s *Server) place(w http.ResponseWriter, c *call) (ended func(thinkingToken
 		default:
 			release = held
 		}
+	}
+	if err := s.take(w, c, "tokens", k.limits.Thinking, "thinking_limit", "%d thinking tokens in %v are allowed to this key"); err != nil {
+		release()
+		return nil, err
 	}
 	return func(tokens int) {
 		release()

@@ -229,7 +229,7 @@ func (r *responder) finish() error {
 		r.reply.IncompleteDetails = &api.ResponseCut{Reason: "max_output_tokens"}
 	}
 	r.reply.Budget = r.choice.report()
-	u := totalUsage([]*choice{r.choice})
+	u := totalUsage([]*choice{r.choice}, 1)
 	usage := &api.ResponseUsage{InputTokens: u.PromptTokens, OutputTokens: u.CompletionTokens, TotalTokens: u.TotalTokens}
 	usage.InputTokensDetails.CachedTokens = u.PromptTokensDetails.CachedTokens
 	usage.OutputTokensDetails.ReasoningTokens = u.CompletionTokensDetails.ReasoningTokens

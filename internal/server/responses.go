@@ -323,7 +323,7 @@ func (s *Server) getResponse(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.flag("stream") || c.wantsStream() {
+	if c.wantsStream(c.given("stream")) {
 		after := int64(-1)
 		if v := c.query.Get("starting_after"); v != "" {
 			after, _ = strconv.ParseInt(v, 10, 64) // the contract has seen to its form

@@ -6,6 +6,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,7 +112,7 @@ type Config struct {
 
 // DefaultEfforts returns the shares of the model's cap that efforts stand for.
 func DefaultEfforts() map[string]float64 {
-	return map[string]float64{"none": 0, "minimal": 1. / 16, "low": 1. / 8, "medium": 1. / 4, "high": 1. / 2, "max": 1}
+	return map[string]float64{"none": 0, "minimal": 1. / 16, "low": 1. / 8, "medium": 1. / 4, "high": 1. / 2, "xhigh": 1, "max": 1}
 }
 
 // Server is an http.Handler.
@@ -185,10 +186,8 @@ func (s *Server) routes() {
 		s.fail(w, r, &httpError{status: http.StatusNotFound, kind: typeNotFound, code: "not_found", message: "no such path; /docs lists them"})
 	})
 	s.router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
-			if s.router.Match(chi.NewRouteContext(), method, r.URL.Path) {
-				w.Header().Add("Allow", method)
-			}
+		for _, method := range s.methods(r) {
+			w.Header().Add("Allow", method)
 		}
 		s.fail(w, r, &httpError{status: http.StatusMethodNotAllowed, kind: typeRequest, code: "method_not_allowed", message: r.Method + " is not a method of this path; /docs lists them"})
 	})
@@ -225,6 +224,7 @@ func (s *Server) routes() {
 
 	s.handle("GET", "/healthz", s.healthz)
 	s.handle("GET", "/readyz", s.readyz)
+	s.handle("GET", "/health", s.readyz) // as llama-server and vLLM call it
 	metrics := promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{})
 	s.handle("GET", "/metrics", func(w http.ResponseWriter, c *call) error {
 		metrics.ServeHTTP(w, c.Request)
@@ -242,4 +242,15 @@ func (s *Server) routes() {
 			s.router.Method(method, "/assets/*", s.cfg.Page)
 		}
 	}
+}
+
+// methods are those of a request's path.
+func (s *Server) methods(r *http.Request) (methods []string) {
+	path := cmp.Or(r.URL.RawPath, r.URL.Path) // as chi does
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+		if s.router.Match(chi.NewRouteContext(), method, path) {
+			methods = append(methods, method)
+		}
+	}
+	return methods
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"slices"
@@ -133,6 +134,28 @@ func TestErrorTable(t *testing.T) {
 	}
 }
 
+// TestHead asks for replies without their bodies.
+func TestHead(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	id := get[anytime.Reply](b, "POST", "/solve?budget=1", `{"problem": "How many?"}`).ID
+	for path, status := range map[string]int{
+		"/healthz": 200, "/readyz": 200, "/health": 200, "/v1/models": 200, "/v1/models/scripted": 200, "/metrics": 200, "/docs": 200, "/openapi.yaml": 200,
+		"/solve": 200, "/solve/" + id: 200, "/solve/nobody": 404, "/v1/models?x=y": 400, "/solve/" + id + "/events": 405, "/tokenize": 405,
+	} {
+		resp := b.send("HEAD", path, "")
+		n, err := io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != status || n != 0 || err != nil || resp.Header.Get("Content-Type") == "" {
+			t.Errorf("HEAD %s: status %d, %d bytes, %v, %v", path, resp.StatusCode, n, err, resp.Header)
+		}
+	}
+	resp := b.send("PUT", "/solve", `{}`)
+	_ = resp.Body.Close()
+	if allow := resp.Header.Values("Allow"); !slices.Equal(allow, []string{"GET", "HEAD", "POST"}) {
+		t.Errorf("Allow: %v", allow)
+	}
+}
+
 func TestReady(t *testing.T) {
 	var broken error
 	b := newSite(t, decodetest.Options{}, func(c *server.Config) { c.Ready = func(context.Context) error { return broken } })
@@ -140,6 +163,9 @@ func TestReady(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 	broken = decode.ErrUnavailable
+	if status, _ := b.call("GET", "/health", ""); status != 503 {
+		t.Errorf("/health: status %d", status)
+	}
 	status, reply := b.call("GET", "/readyz", "")
 	if status != 503 || !strings.Contains(string(reply), decode.ErrUnavailable.Error()) || !strings.Contains(string(reply), `"store":"ok"`) {
 		t.Errorf("status %d, %s", status, reply)

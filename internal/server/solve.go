@@ -30,10 +30,24 @@ func (s *Server) solve(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	ids, err := s.start(w, c, req)
+	if err != nil && body.Problem != nil {
+		return ofProblem(err)
+	}
 	if err != nil {
 		return err
 	}
-	return s.answer(w, c, ids[0], 0, has(body.Thinking), has(body.Stream))
+	return s.answer(w, c, ids[0], 0, body.Thinking, body.Stream)
+}
+
+// ofProblem says of the problem what an error says of the message that was made of it.
+func ofProblem(err error) error {
+	e := publicError(err)
+	if !strings.HasPrefix(e.param, "messages") {
+		return err
+	}
+	named := *e
+	named.param, named.message = "problem", strings.Replace(e.message, e.param+":", "problem:", 1)
+	return &named
 }
 
 // solveRequest is the run that a body asks for.
@@ -59,7 +73,7 @@ func (s *Server) solveRequest(c *call, body api.SolveRequest) (anytime.Request, 
 	if body.Budget != nil && strings.TrimSpace(string(*body.Budget)) == "" {
 		return req, &budget.SyntaxError{Reason: "is empty"}
 	}
-	if req.Budget, err = budget.Parse(string(or(body.Budget, ""))); err != nil {
+	if req.Budget, _, err = s.readBudget(api.BudgetFields{Budget: body.Budget}, c.Header.Get("Budget"), req.Model); err != nil {
 		return req, err
 	}
 	every := ""
@@ -84,8 +98,8 @@ func (s *Server) solveRequest(c *call, body api.SolveRequest) (anytime.Request, 
 
 // answer replies with what becomes of a run that this client has set going: its events from behind an offset, or its reply. If the
 // client leaves before, the run is told.
-func (s *Server) answer(w http.ResponseWriter, c *call, id string, after int64, thinking, stream bool) error {
-	if stream || c.wantsStream() {
+func (s *Server) answer(w http.ResponseWriter, c *call, id string, after int64, thinking, stream *bool) error {
+	if c.wantsStream(stream) {
 		if err := s.streamRun(w, c, id, after, thinking); err != nil {
 			s.cfg.Solver.Leave(id)
 			s.streamEnded(c.Request, err)
@@ -100,12 +114,13 @@ func (s *Server) answer(w http.ResponseWriter, c *call, id string, after int64, 
 	if err != nil {
 		return err
 	}
-	return s.writeJSON(w, http.StatusOK, shown(reply, thinking))
+	return s.writeJSON(w, http.StatusOK, shown(reply, has(thinking)))
 }
 
-// streamRun streams a run's events from behind an offset.
-func (s *Server) streamRun(w http.ResponseWriter, c *call, id string, after int64, thinking bool) error {
-	ended := false
+// streamRun streams a run's events from behind an offset. thinking, where it is not nil, leaves the thinking's events out, or puts all
+// of its text into the reply as well.
+func (s *Server) streamRun(w http.ResponseWriter, c *call, id string, after int64, thinking *bool) error {
+	ended, wrote := false, time.Now()
 	err := s.stream(c.Context(), w, after, []string{id}, func(out *sse.Writer, it item) error {
 		if it.err != nil {
 			if c.Context().Err() == nil {
@@ -115,9 +130,17 @@ func (s *Server) streamRun(w http.ResponseWriter, c *call, id string, after int6
 			}
 			return it.err
 		}
+		if it.event.Type == anytime.EventThinking && !or(thinking, true) {
+			if time.Since(wrote) < s.cfg.Ping {
+				return nil
+			}
+			wrote = time.Now()
+			return out.Comment("ping")
+		}
+		wrote = time.Now()
 		data := []byte(it.event.Data)
 		ended = it.event.Type == anytime.EventDone || it.event.Type == anytime.EventError
-		if it.event.Type == anytime.EventDone && !thinking {
+		if it.event.Type == anytime.EventDone && !has(thinking) {
 			var reply anytime.Reply
 			if err := json.Unmarshal(data, &reply); err != nil {
 				return fmt.Errorf("read the reply of run %s: %w", id, err)
@@ -336,7 +359,17 @@ func (s *Server) runEvents(w http.ResponseWriter, c *call) error {
 		}
 		after = max(after, n)
 	}
-	if err := s.streamRun(w, c, run.ID, after, c.flag("thinking")); err != nil {
+	if c.Header.Get("Last-Event-ID") != "" && run.State != store.Running {
+		rest, err := s.cfg.Store.Events(c.Context(), run.ID, after, 1)
+		if err != nil {
+			return err
+		}
+		if len(rest) == 0 {
+			w.WriteHeader(http.StatusNoContent) // else an EventSource would ask again and again
+			return nil
+		}
+	}
+	if err := s.streamRun(w, c, run.ID, after, c.given("thinking")); err != nil {
 		s.streamEnded(c.Request, err)
 	}
 	return nil
@@ -382,7 +415,7 @@ func (s *Server) extendRun(w http.ResponseWriter, c *call) error {
 		ended(0)
 		return err
 	}
-	return s.answer(w, c, run.ID, run.Last, c.flag("thinking"), c.flag("stream"))
+	return s.answer(w, c, run.ID, run.Last, c.given("thinking"), c.given("stream"))
 }
 
 func (s *Server) deleteRun(w http.ResponseWriter, c *call) error {

@@ -79,8 +79,9 @@ func TestSolveRefuses(t *testing.T) {
 		{"?budget=5&budget=6", ok, "invalid_value", []string{"budget", "2 times"}},
 		{"?budget=5", `{"problem": "x", "budget": "6"}`, "conflict", []string{`"5"`, `"6"`}},
 		{"?stream=maybe", ok, "invalid_value", []string{"stream", "boolean"}},
-		{"?every=0", ok, "invalid_value", []string{"every", "at least 1"}},
-		{"?every=2", ok, "invalid_value", []string{"every", "8"}},
+		{"?every=0", ok, "invalid_value", []string{"every", "at least 8"}},
+		{"?every=2", ok, "invalid_value", []string{"every", "at least 8"}},
+		{"", `{"problem": "x", "every": 7}`, "invalid_value", []string{"every", "at least 8"}},
 		{"?checkpoints=5,3", ok, "invalid_value", []string{"ascending"}},
 		{"?early_stop=never", ok, "invalid_value", []string{"converge"}},
 		{"?on_disconnect=cry", ok, "invalid_value", []string{"on_disconnect", "continue"}},
@@ -162,18 +163,122 @@ func TestEventsResume(t *testing.T) {
 	b := newSite(t, decodetest.Options{})
 	all := b.events("POST", "/solve?budget=40&every=16&stream=true", `{"problem": "How many?"}`)
 	id := runID(t, all)
-	for after := range len(all) + 1 {
+	for after := range all {
 		for _, events := range [][]sse.Event{
 			b.events("GET", fmt.Sprintf("/solve/%s/events?after=%d", id, after), ""),
 			b.events("GET", fmt.Sprintf("/solve/%s/events", id), "", "Last-Event-ID", fmt.Sprint(after)),
 		} {
-			if !reflect.DeepEqual(events, all[after:]) && len(events)+len(all[after:]) > 0 {
+			if !reflect.DeepEqual(events, all[after:]) {
 				t.Errorf("behind %d: %v, want %v", after, events, all[after:])
 			}
 		}
 	}
+	if rest := b.events("GET", fmt.Sprintf("/solve/%s/events?after=%d", id, len(all)), ""); len(rest) != 0 {
+		t.Errorf("behind the last: %v", rest)
+	}
+	for _, last := range []int{len(all), len(all) + 5} { // an EventSource that asks again
+		if status, reply := b.call("GET", "/solve/"+id+"/events", "", "Last-Event-ID", fmt.Sprint(last)); status != http.StatusNoContent || len(reply) > 0 {
+			t.Errorf("behind %d of %d: status %d, %s", last, len(all), status, reply)
+		}
+	}
 	b.refused(400, "invalid_value", "GET", "/solve/"+id+"/events?after=x", "", "after", "integer")
 	b.refused(404, "run_not_found", "GET", "/solve/nobody/events", "")
+}
+
+// TestWantsStream holds a parameter to win over Accept.
+func TestWantsStream(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	const events, plain = "text/event-stream", "application/json"
+	for _, test := range []struct{ query, body, accept, want string }{
+		{"", "", events, events},
+		{"", "", "text/html, text/event-stream;q=0.5", events},
+		{"", "", "text/event-stream;q=0", plain},
+		{"", "", "*/*", plain},
+		{"&stream=false", "", events, plain},
+		{"", `, "stream": false`, events, plain},
+		{"&stream=true", "", plain, events},
+		{"", `, "stream": true`, plain, events},
+	} {
+		resp := b.send("POST", "/solve?budget=1"+test.query, `{"problem": "How many?"`+test.body+`}`, "Accept", test.accept)
+		_ = resp.Body.Close()
+		if got := resp.Header.Get("Content-Type"); got != test.want {
+			t.Errorf("%+v: %s", test, got)
+		}
+	}
+	id := get[anytime.Reply](b, "POST", "/solve?budget=1", `{"problem": "How many?"}`).ID
+	get[anytime.Reply](b, "POST", "/solve/"+id+"/extend?budget=1&stream=false", "", "Accept", events)
+}
+
+// TestThinkingLeftOut streams without the thinking, and resumes.
+func TestThinkingLeftOut(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	all := b.events("POST", "/solve?budget=40&every=16&stream=true&thinking=false", `{"problem": "How many?"}`)
+	id := runID(t, all)
+	whole := b.events("GET", "/solve/"+id+"/events", "")
+	want := slices.DeleteFunc(slices.Clone(whole), func(e sse.Event) bool { return e.Type == anytime.EventThinking })
+	if len(want) == len(whole) || !reflect.DeepEqual(all, want) {
+		t.Errorf("%v, want %v", all, want)
+	}
+	for i, e := range all[:len(all)-1] {
+		if rest := b.events("GET", "/solve/"+id+"/events?thinking=false", "", "Last-Event-ID", e.ID); !reflect.DeepEqual(rest, all[i+1:]) {
+			t.Errorf("behind %s: %v", e.ID, rest)
+		}
+	}
+}
+
+// TestThinkingLeftOutPings keeps a stream open from which all that happens is left out.
+func TestThinkingLeftOutPings(t *testing.T) {
+	b := newSite(t, decodetest.Options{}, func(c *server.Config) { c.Ping = 20 * time.Millisecond })
+	_, stream := b.call("POST", "/solve?stream=true&thinking=false", `{"problem": "How many?"}`)
+	if !strings.Contains(string(stream), ": ping\n\n") || strings.Contains(string(stream), "event: thinking") {
+		t.Errorf("%s", stream)
+	}
+}
+
+// TestSolveBudgetHeader holds the Budget header to count as it does in /v1.
+func TestSolveBudgetHeader(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	const body = `{"problem": "How many?"}`
+	for _, test := range []struct {
+		query, body, header string
+		thinking            int
+	}{
+		{"", body, "8", 8},
+		{"?budget=8", body, "8", 8},
+		{"?budget=8", body, "1m", 8},
+		{"", `{"problem": "How many?", "budget": -1}`, "-1", thoughtLength},
+		{"?budget=-1", body, "", thoughtLength},
+		{"", `{"problem": "How many?", "budget": "-1"}`, "", thoughtLength},
+		{"?budget=max,1m", body, "", thoughtLength},
+	} {
+		reply := get[anytime.Reply](b, "POST", "/solve"+test.query, test.body, "Budget", test.header)
+		if reply.Usage.ThinkingTokens != test.thinking {
+			t.Errorf("%+v: %d thinking tokens", test, reply.Usage.ThinkingTokens)
+		}
+	}
+	status, reply := b.call("POST", "/solve?budget=8", body, "Budget", "9")
+	b.envelope(status, reply, 400, "conflict", "budget (8)", "the Budget header (9)")
+	status, reply = b.call("POST", "/solve", body, "Budget", "soon")
+	b.envelope(status, reply, 400, "invalid_value", `"soon"`)
+}
+
+// TestProblemErrors holds errors to name the field that was sent.
+func TestProblemErrors(t *testing.T) {
+	b := newSite(t, decodetest.Options{})
+	for _, test := range []struct{ body, code, param string }{
+		{`{"problem": "a\u0000b"}`, "invalid_value", "problem"},
+		{`{"messages": [{"role": "user", "content": "a\u0000b"}]}`, "invalid_value", "messages[0].content"},
+		{`{"problem": "` + strings.Repeat("a ", 1<<17) + `"}`, "context_length_exceeded", "problem"},
+		{`{"messages": [{"role": "user", "content": "` + strings.Repeat("a ", 1<<17) + `"}]}`, "context_length_exceeded", "messages"},
+		{`{"problem": "x", "model": "other"}`, "model_not_found", "model"},
+		{`{"problem": "x", "every": 1}`, "invalid_value", "every"},
+	} {
+		var e api.Error
+		_, reply := b.call("POST", "/solve", test.body)
+		if err := json.Unmarshal(reply, &e); err != nil || *e.Error.Code != test.code || *e.Error.Param != test.param || test.param == "problem" && strings.Contains(e.Error.Message, "messages") {
+			t.Errorf("%.80s: %s", test.body, reply)
+		}
+	}
 }
 
 func runID(t *testing.T, events []sse.Event) string {
@@ -226,7 +331,8 @@ func TestInterruptAndExtend(t *testing.T) {
 	if events[0].Type != anytime.EventRun || events[len(events)-1].Type != anytime.EventDone || events[0].ID <= fmt.Sprint(last) {
 		t.Errorf("extension's events: %v", events)
 	}
-	b.refused(400, "invalid_value", "POST", "/solve/"+id+"/extend?budget=0", "")
+	b.refused(400, "invalid_value", "POST", "/solve/"+id+"/extend?budget=0", "", "adds nothing")
+	b.refused(400, "invalid_value", "POST", "/solve/"+id+"/extend?budget=", "", "empty")
 	b.refused(400, "invalid_value", "POST", "/solve/"+id+"/extend", "", "budget", "missing")
 
 	status = get[api.RunStatus](b, "GET", "/solve/"+id+"?thinking=true", "")
