@@ -182,7 +182,13 @@ func (c *compiler) array(p place, s *object) (string, error) {
 		if high >= 0 {
 			left = high - max(n, 1)
 		}
-		rest = times("("+comma+item+")", max(0, low-max(n, 1)), left)
+		next, err := c.rule(comma + item)
+		if err != nil {
+			return "", err
+		}
+		if rest, err = c.repeat(p, next, max(0, low-max(n, 1)), left); err != nil {
+			return "", err
+		}
 	}
 	list := ""
 	if len(prefix) == 0 && high != 0 {

@@ -24,7 +24,8 @@ const (
 	maxBytes   = 64 << 10
 	maxDepth   = 64
 	maxRules   = 4096
-	maxGrammar = 64 << 10
+	maxGrammar = 64 << 10 // bytes, and elements that repetitions add: less than an engine takes of either
+	maxNested  = 16       // anyOf within anyOf, before one is a rule of its own
 )
 
 // Error is a schema that cannot be held to.
@@ -61,6 +62,7 @@ func Grammar(schema []byte) (string, error) {
 type compiler struct {
 	document json.RawMessage
 	rules    []string
+	size     int               // of the rules, as maxGrammar counts it
 	named    map[string]string // rules by the text of what they are made of
 	refs     map[string]string // rules of what was referred to
 }
@@ -110,12 +112,26 @@ var needs = map[string][]string{
 func (c *compiler) use(name string) string {
 	if c.named[name] == "" {
 		c.named[name] = name
-		c.rules = append(c.rules, name+" ::= "+shared[name])
+		c.define(name, shared[name])
 		for _, n := range needs[name] {
 			c.use(n)
 		}
 	}
 	return name
+}
+
+func (c *compiler) define(name, expression string) {
+	c.rules = append(c.rules, name+" ::= "+expression)
+	c.size += len(c.rules[len(c.rules)-1]) + 1
+}
+
+// fits returns an error once the grammar is too large; p is what came to it last.
+func (c *compiler) fits(p place) error {
+	if c.size > maxGrammar {
+		return p.refuse("the schema is too large: with all that may be repeated (maxLength, maxItems, a pattern's {m,n}) its grammar comes to %d elements so far; at most %d are allowed",
+			c.size, maxGrammar)
+	}
+	return nil
 }
 
 // rule gives an expression a name, unless it has one.
@@ -127,17 +143,15 @@ func (c *compiler) rule(expression string) (string, error) {
 		return "", refuse("", "the schema is too large: its grammar has more than %d rules", maxRules)
 	}
 	name := "r" + strconv.Itoa(len(c.rules))
-	c.named[expression] = name
-	c.rules = append(c.rules, name+" ::= "+expression)
-	return name, nil
+	c.named[expression], c.named[name] = name, name
+	c.define(name, expression)
+	return name, c.fits(place{})
 }
 
 func (c *compiler) grammar(root string) (string, error) {
-	text := "root ::= " + root + "\n" + strings.Join(c.rules, "\n") + "\n"
-	if len(text) > maxGrammar {
-		return "", refuse("", "the schema is too large: its grammar has %d bytes, and at most %d are allowed", len(text), maxGrammar)
-	}
-	return text, nil
+	first := "root ::= " + root + "\n"
+	c.size += len(first)
+	return first + strings.Join(c.rules, "\n") + "\n", c.fits(place{})
 }
 
 // place is a schema within the document.
@@ -218,7 +232,11 @@ func (c *compiler) value(p place, via []string) (string, error) {
 				return "", p.refuse("%q beside %q cannot be enforced here; put it into each of them", sibling, k)
 			}
 		}
-		return alternatives(list, func(i int, raw json.RawMessage) (string, error) { return c.value(p.at(raw, k, i), via) })
+		expression, err := alternatives(list, func(i int, raw json.RawMessage) (string, error) { return c.value(p.at(raw, k, i), via) })
+		if err == nil && p.depth%maxNested == 0 {
+			return c.rule(expression)
+		}
+		return expression, err
 	}
 	if raw, ok := s.values["allOf"]; ok {
 		if s, err = c.merge(p, s, raw); err != nil {
@@ -316,6 +334,7 @@ func (c *compiler) reference(p place, via []string) (string, error) {
 		return "", p.refuse("%q leads to itself with nothing in between", target.path)
 	}
 	c.rules[at] = name + " ::= " + expression
+	c.size += len(c.rules[at]) + 1
 	return name, nil
 }
 
@@ -507,16 +526,20 @@ func (s *object) bounds(p place, low, high string) (int, int, error) {
 	return m, n, err
 }
 
-// times repeats an expression.
-func times(expression string, low, high int) string {
-	switch {
-	case high < 0 && low == 0:
-		return expression + "*"
-	case high < 0:
-		return fmt.Sprintf("%s{%d,}", expression, low)
-	default:
-		return fmt.Sprintf("%s{%d,%d}", expression, low, high)
+// repeat returns the rule of an item, a class or a name, so many times; high is -1 where there is no end.
+func (c *compiler) repeat(p place, item string, low, high int) (string, error) {
+	expression := fmt.Sprintf("%s{%d,%d}", item, low, high)
+	if high < 0 {
+		expression = fmt.Sprintf("%s{%d,}", item, low)
 	}
+	if c.named[expression] == "" {
+		// The item is written down for each time that must come, and a rule is made for each that may.
+		c.size += low + 4*max(1, high-low)
+		if err := c.fits(p); err != nil {
+			return "", err
+		}
+	}
+	return c.rule(expression)
 }
 
 // quote is the JSON of a text, with nothing escaped that need not be.

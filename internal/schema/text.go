@@ -41,25 +41,28 @@ func (c *compiler) text(p place, s *object) (string, error) {
 	case pattern == "" && format == "" && low == 0 && high < 0:
 		return c.use("string"), nil
 	case pattern == "" && format == "":
-		return `"\"" ` + times(c.use("char"), low, high) + ` "\""`, nil
+		chars, err := c.repeat(p, c.use("char"), low, high)
+		if err != nil {
+			return "", err
+		}
+		return `"\"" ` + chars + ` "\""`, nil
 	case pattern != "" && format != "", low > 0, high >= 0:
 		return "", p.refuse("of pattern, format and a length only one can be enforced here")
 	}
-	expression, err := c.pattern(or(pattern, format))
+	expression, err := c.pattern(p, or(pattern, format))
 	if err != nil {
-		return "", p.refuse("pattern: %v", err)
+		return "", err
 	}
 	return c.rule(`"\"" ` + expression + ` "\""`)
 }
 
 // pattern turns a regular expression (those of Go, which can be matched in linear time) into an expression for the inside of
 // a JSON string. Like JSON Schema's it may match anywhere unless it is anchored.
-func (c *compiler) pattern(text string) (string, error) {
+func (c *compiler) pattern(p place, text string) (string, error) {
 	re, err := syntax.Parse(text, syntax.Perl&^syntax.OneLine)
 	if err != nil {
-		return "", fmt.Errorf("%.80q cannot be enforced here: %w", text, err)
+		return "", p.refuse("pattern: %.80q cannot be enforced here: %.200v", text, err)
 	}
-	re = re.Simplify()
 	begins, ends := false, false
 	list := []*syntax.Regexp{re}
 	if re.Op == syntax.OpConcat {
@@ -82,7 +85,7 @@ func (c *compiler) pattern(text string) (string, error) {
 		parts = append(parts, c.use("char")+"*")
 	}
 	for _, sub := range list {
-		part, err := c.regexp(sub)
+		part, err := c.regexp(p, sub)
 		if err != nil {
 			return "", err
 		}
@@ -94,23 +97,21 @@ func (c *compiler) pattern(text string) (string, error) {
 	return strings.Join(parts, " "), nil
 }
 
-func (c *compiler) regexp(re *syntax.Regexp) (string, error) {
-	join := func(with string) (string, error) {
-		parts := make([]string, len(re.Sub))
-		for i, sub := range re.Sub {
-			var err error
-			if parts[i], err = c.regexp(sub); err != nil {
-				return "", err
-			}
+// regexp returns the expression of a part: a sequence. Alternatives and what is repeated are rules of their own, so that groups do not nest
+// however deep the pattern does, and that llama.cpp, which multiplies the repetitions within a group by its own, does not refuse them.
+func (c *compiler) regexp(p place, re *syntax.Regexp) (string, error) {
+	parts := make([]string, len(re.Sub))
+	for i, sub := range re.Sub {
+		var err error
+		if parts[i], err = c.regexp(p, sub); err != nil {
+			return "", err
 		}
-		return "(" + strings.Join(parts, with) + ")", nil
 	}
-	suffix := map[syntax.Op]string{syntax.OpStar: "*", syntax.OpPlus: "+", syntax.OpQuest: "?"}[re.Op]
+	low, high := re.Min, re.Max // of OpRepeat
 	switch re.Op {
 	case syntax.OpEmptyMatch:
 		return `""`, nil
 	case syntax.OpLiteral:
-		var parts []string
 		for _, r := range re.Rune {
 			ranges := []rune{r, r}
 			if re.Flags&syntax.FoldCase != 0 {
@@ -120,24 +121,40 @@ func (c *compiler) regexp(re *syntax.Regexp) (string, error) {
 			}
 			parts = append(parts, class(ranges))
 		}
-		return "(" + strings.Join(parts, " ") + ")", nil
+		return strings.Join(parts, " "), nil
 	case syntax.OpCharClass:
 		return class(re.Rune), nil
 	case syntax.OpAnyCharNotNL, syntax.OpAnyChar:
 		return c.use("char"), nil
-	case syntax.OpCapture, syntax.OpStar, syntax.OpPlus, syntax.OpQuest:
-		sub, err := c.regexp(re.Sub[0])
-		if err != nil || suffix == "" {
-			return sub, err
-		}
-		return "(" + sub + ")" + suffix, nil
+	case syntax.OpCapture:
+		return parts[0], nil
 	case syntax.OpConcat:
-		return join(" ")
+		return strings.Join(parts, " "), nil
 	case syntax.OpAlternate:
-		return join(" | ")
+		return c.rule(strings.Join(parts, " | "))
+	case syntax.OpStar:
+		low, high = 0, -1
+	case syntax.OpPlus:
+		low, high = 1, -1
+	case syntax.OpQuest:
+		low, high = 0, 1
+	case syntax.OpRepeat:
 	default:
-		return "", fmt.Errorf("%.80q cannot be enforced here; ^ may stand at the beginning only, $ at the end, and \\b nowhere", re)
+		return "", p.refuse("pattern: %.80q cannot be enforced here; ^ may stand at the beginning only, $ at the end, and \\b nowhere", re)
 	}
+	item := parts[0]
+	if item == `""` || high == 0 {
+		return `""`, nil // nothing, however often: llama.cpp takes that for left recursion
+	}
+	switch re.Sub[0].Op {
+	case syntax.OpCharClass, syntax.OpAnyCharNotNL, syntax.OpAnyChar: // one item as it is
+	default:
+		var err error
+		if item, err = c.rule(item); err != nil {
+			return "", err
+		}
+	}
+	return c.repeat(p, item, low, high)
 }
 
 // class allows one character of some ranges, first and last in pairs, as it is written within a JSON string.

@@ -53,21 +53,21 @@ func (t Tools) Grammar() (string, error) {
 	if t.Parallel {
 		more = fmt.Sprintf(` ("\n" %s %s){0,%d}`, open, body, maxCalls-1)
 	}
+	var root string
 	switch {
 	case t.Required:
-		return c.grammar(fmt.Sprintf(`"\n\n"? %s %s%s`, open, body, more))
+		root = fmt.Sprintf(`"\n\n"? %s %s%s`, open, body, more)
 	case t.Format == nil:
-		text, err := c.textUntil(CallOpen, body+more)
+		root = c.textUntil(CallOpen, body+more)
+	default:
+		answer, err := c.whole(t.Format)
 		if err != nil {
 			return "", err
 		}
-		return c.grammar(text)
+		return c.grammar(fmt.Sprintf(`"\n\n"? (%s | %s %s%s)`, answer, open, body, more))
 	}
-	answer, err := c.whole(t.Format)
-	if err != nil {
-		return "", err
-	}
-	return c.grammar(fmt.Sprintf(`"\n\n"? (%s | %s %s%s)`, answer, open, body, more))
+	text, err := c.grammar(root)
+	return text, blame(len(t.Functions)-1, err)
 }
 
 // calls returns the rule of what follows CallOpen.
@@ -80,15 +80,21 @@ func (c *compiler) calls(functions []Function) (string, error) {
 		}
 		arguments, err := c.whole(parameters)
 		if err != nil {
-			if e, ok := err.(*Error); ok { //nolint:errorlint // whole's are never wrapped
-				err = &FunctionError{i, e}
-			}
-			return "", err
+			return "", blame(i, err)
 		}
 		list[i] = exactly(quote(f.Name)+`, "arguments": `) + " " + arguments
 	}
 	slices.Sort(list)
-	return c.rule(fmt.Sprintf(`%s (%s) %s`, exactly("\n"+`{"name": `), strings.Join(slices.Compact(list), " | "), exactly("}\n"+CallClose)))
+	body, err := c.rule(fmt.Sprintf(`%s (%s) %s`, exactly("\n"+`{"name": `), strings.Join(slices.Compact(list), " | "), exactly("}\n"+CallClose)))
+	return body, blame(len(functions)-1, err)
+}
+
+// blame makes an error of the compiler that of a function; of what they amount to together, that of the last.
+func blame(i int, err error) error {
+	if e, ok := err.(*Error); ok { //nolint:errorlint // the compiler's are never wrapped
+		return &FunctionError{i, e}
+	}
+	return err
 }
 
 // whole returns an expression for a document of its own.
@@ -102,7 +108,7 @@ func (c *compiler) whole(document json.RawMessage) (string, error) {
 
 // textUntil returns the rule of any text in which, once the mark has come, only then may follow. The mark's first character must not come
 // again in it. There is a rule for each beginning of the mark, as in Knuth, Morris and Pratt's search.
-func (c *compiler) textUntil(mark, then string) (string, error) {
+func (c *compiler) textUntil(mark, then string) string {
 	runes := []rune(mark)
 	name := func(matched int) string { return fmt.Sprintf("text%d", matched) }
 	first := runes[0]
@@ -117,7 +123,7 @@ func (c *compiler) textUntil(mark, then string) (string, error) {
 			other += classChar(first)
 			again = fmt.Sprintf(" | %s %s", exactly(string(first)), name(1))
 		}
-		c.rules = append(c.rules, fmt.Sprintf(`%s ::= "" | %s %s%s | [^%s] %s`, name(i), exactly(string(r)), next, again, other, name(0)))
+		c.define(name(i), fmt.Sprintf(`"" | %s %s%s | [^%s] %s`, exactly(string(r)), next, again, other, name(0)))
 	}
-	return name(0), nil
+	return name(0)
 }

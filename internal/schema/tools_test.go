@@ -3,6 +3,8 @@ package schema_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"anytime/internal/decode/llamacpp"
@@ -69,5 +71,20 @@ func TestToolsRefused(t *testing.T) {
 	var format *schema.Error
 	if !errors.As(err, &format) {
 		t.Errorf("%v", err)
+	}
+	// What is too large is the function with which it became so.
+	list := make([]schema.Function, 5)
+	for i := range list {
+		list[i] = schema.Function{Name: fmt.Sprint(i), Parameters: json.RawMessage(fmt.Sprintf(`{"properties": {"x": {"type": "string", "maxLength": %d}}}`, 4000+i))}
+	}
+	_, err = schema.Tools{Functions: list}.Grammar()
+	if !errors.As(err, &function) || function.Index != 4 || function.Err.Path != "/properties/x" || !strings.Contains(err.Error(), "too large") {
+		t.Errorf("%v", err)
+	}
+	names := []schema.Function{{Name: "a"}, {Name: strings.Repeat("b", 1<<16)}}
+	for _, tools := range []schema.Tools{{Functions: names}, {Functions: names, Required: true}} {
+		if _, err = tools.Grammar(); !errors.As(err, &function) || function.Index != 1 || !strings.Contains(err.Error(), "too large") {
+			t.Errorf("%v", err)
+		}
 	}
 }

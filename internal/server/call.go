@@ -31,6 +31,7 @@ type call struct {
 	raw     []byte // the body as it was sent, for where the order of keys counts
 	key     key    // zero where the server has none
 	owner   string // whose runs it may see: a digest of its key
+	schema  string // the field of which the grammar of its runs was made, for errors; "": none was
 	arrived time.Time
 }
 

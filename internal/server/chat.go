@@ -48,7 +48,7 @@ func (s *Server) readChat(c *call) (k completion, err error) {
 	if err := answer.apply(req); err != nil {
 		return k, err
 	}
-	k.trim, k.calls = true, answer.callsTools()
+	c.schema, k.trim, k.calls = answer.field(), true, answer.callsTools()
 	logProbs := req.LogProbs
 	k.form = func(m meta) form { return chatForm{m, logProbs} }
 	return k, nil

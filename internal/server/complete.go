@@ -199,7 +199,7 @@ func (k *completion) choice(i int, run string) *choice {
 	c := &choice{trim: k.trim, hideThinking: k.hideThinking}
 	if k.calls {
 		// With a deadline an answer under way may be replaced by an earlier one, and half a call cannot be taken back.
-		c.calls = &callReader{run: run, whole: k.runs[i].Budget.Deadline > 0}
+		c.calls = &callReader{run: run, whole: k.runs[i].Budget.Deadline > 0, stops: k.runs[i].Stop}
 	}
 	return c
 }
@@ -258,6 +258,7 @@ func (c *choice) take(e store.Event) (d delta, err error) {
 		}
 		d = c.settle()
 		if c.calls != nil {
+			c.calls.cut = c.finishReason() == api.FinishReasonLength
 			d.content += c.calls.end()
 		}
 	case anytime.EventError:

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"anytime/internal/anytime"
+	"anytime/internal/decode"
 )
 
 // Limits bound what a key may use. Zero is no bound.
@@ -193,6 +195,10 @@ func (s *Server) start(w http.ResponseWriter, c *call, reqs ...anytime.Request) 
 		id, err := s.cfg.Solver.Start(c.Context(), req)
 		if err != nil {
 			req.Ended(0)
+			var input *decode.InputError
+			if c.schema != "" && errors.As(err, &input) && input.Field == "grammar" { // which the client did not send
+				err = invalid(c.schema, "%s: the grammar made of it: %s", c.schema, input.Reason)
+			}
 			return ids, err
 		}
 		ids = append(ids, id)

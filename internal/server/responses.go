@@ -160,7 +160,7 @@ func (s *Server) responseRun(c *call, body *api.ResponseRequest) (req anytime.Re
 	if err := answer.apply(&req); err != nil {
 		return req, note, err
 	}
-	note.Calls, note.Whole = answer.callsTools(), limit.Deadline > 0
+	c.schema, note.Calls, note.Whole = answer.field(), answer.callsTools(), limit.Deadline > 0
 	note.Hide = fields.IncludeReasoning != nil && !*fields.IncludeReasoning || fields.Reasoning != nil && has(fields.Reasoning.Exclude)
 	note.Summary = fields.Reasoning != nil && (fields.Reasoning.Summary != nil || fields.Reasoning.GenerateSummary != nil)
 	note.Response, err = c.repeated(body)
@@ -221,7 +221,7 @@ func (c *call) responseShape(body *api.ResponseRequest) (shape, error) {
 	if body.Text != nil && body.Text.Format != nil {
 		switch body.Text.Format.Type {
 		case api.ResponseTextFormatTypeJsonObject:
-			s.format = anyObject
+			s.format, s.formatField = anyObject, "text.format"
 		case api.ResponseTextFormatTypeJsonSchema:
 			if s.format = present(raw.Text.Format.Schema); s.format == nil {
 				return s, invalid("text.format.schema", "text.format.schema: is missing")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"anytime/internal/schema"
@@ -29,8 +30,10 @@ type callDelta struct {
 
 // callReader takes the calls out of an answer's text as it comes.
 type callReader struct {
-	run   string // id, of which the calls' ids are made
-	whole bool   // a call is told of once it is complete: the text may yet be replaced
+	run   string   // id, of which the calls' ids are made
+	whole bool     // a call is told of once it is complete: the text may yet be replaced
+	stops []string // that may cut the answer
+	cut   bool     // a limit did
 
 	content string // the text beside the calls
 	calls   []toolCall
@@ -85,12 +88,13 @@ func (r *callReader) push(text string) (content string, deltas []callDelta) {
 	return content, deltas
 }
 
-// end returns the text that was held back; half a call is none.
+// end returns the text that was held back; half a call is none, nor is half of its mark where the answer was cut there.
 func (r *callReader) end() (content string) {
 	switch {
-	case r.state == inText:
+	case r.cut:
+	case r.state == inText && !slices.ContainsFunc(r.stops, r.stopsMark):
 		content = r.rest
-	case r.state == inCall && strings.Contains(r.rest, schema.CallClose):
+	case r.state == inCall && len(r.stops) == 0 && strings.Contains(r.rest, schema.CallClose):
 		content = schema.CallOpen + r.rest
 	}
 	r.rest = ""
@@ -99,6 +103,12 @@ func (r *callReader) end() (content string) {
 	}
 	r.content += content
 	return content
+}
+
+// stopsMark reports whether the mark goes on with a stop string, which is not in the text, where the text ends.
+func (r *callReader) stopsMark(stop string) bool {
+	text := r.rest + stop
+	return r.rest != "" && (strings.HasPrefix(schema.CallOpen, text) || strings.HasPrefix(text, schema.CallOpen))
 }
 
 // text tells the text up to the next call, less what may be the beginning of its mark, and less white space between calls.

@@ -66,7 +66,7 @@ func (c *call) chatShape(body *api.ChatCompletionRequest) (shape, error) {
 	if f := body.ResponseFormat; f != nil {
 		switch f.Type {
 		case api.ResponseFormatTypeJsonObject:
-			s.format = anyObject
+			s.format, s.formatField = anyObject, "response_format"
 		case api.ResponseFormatTypeJsonSchema:
 			if s.format = present(raw.Format.JSONSchema.Schema); s.format == nil {
 				return s, invalid("response_format.json_schema", "response_format.json_schema: is missing, or has no schema")
@@ -86,6 +86,17 @@ func (c *call) chatShape(body *api.ChatCompletionRequest) (shape, error) {
 // callsTools reports whether the answer may hold calls.
 func (s shape) callsTools() bool {
 	return len(s.tools) > 0 && (s.choice == nil || s.choice.Mode != "none")
+}
+
+// field is the one that the grammar is made of.
+func (s shape) field() string {
+	switch {
+	case s.callsTools():
+		return "tools"
+	case s.format != nil:
+		return s.formatField
+	}
+	return ""
 }
 
 // apply makes a run's answer be of the shape.

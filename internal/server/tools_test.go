@@ -117,20 +117,35 @@ func TestToolCalls(t *testing.T) {
 // A call that max_tokens cuts is not one to make.
 func TestToolCallCut(t *testing.T) {
 	b := says(t, "<tool_call>\n{\"name\": ", `"weather", `, `"arguments": {"place": `, `"Ulm"`, "}}\n</tool_call>")
-	reply := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(weatherTool+`, "thinking_budget": 0, "max_tokens": 4`))
+	reply := get[api.ChatCompletion](b, "POST", "/v1/chat/completions", chat(weatherTool+`, "thinking_budget": 1, "max_tokens": 5`))
 	if c := reply.Choices[0]; c.FinishReason != "length" {
 		t.Errorf("%+v", c)
 	}
-	_, calls, finish, _ := heard(t, b, chat(weatherTool+`, "thinking_budget": 0, "max_tokens": 4, "stream": true`))
+	_, calls, finish, _ := heard(t, b, chat(weatherTool+`, "thinking_budget": 1, "max_tokens": 5, "stream": true`))
 	if finish != "length" || len(calls) != 1 || json.Valid([]byte(calls[0].arguments)) {
 		t.Errorf("%q, %s", calls, finish)
 	}
 }
 
-// What the engine cannot promise is refused, not ignored: the scripted one knows no grammars.
+// What the engine cannot promise is refused, not ignored: the scripted one knows no grammars. The error is about what the client sent.
 func TestToolsWanted(t *testing.T) {
 	b := says(t, "Well.")
-	for _, fields := range []string{weatherTool + `, "tool_choice": "required"`, `"response_format": {"type": "json_object"}`} {
-		b.refused(400, "invalid_value", "POST", "/v1/chat/completions", chat(fields), "grammar")
+	for _, test := range []struct{ path, fields, field string }{
+		{"/v1/chat/completions", weatherTool + `, "tool_choice": "required"`, "tools"},
+		{"/v1/chat/completions", `"response_format": {"type": "json_object"}`, "response_format"},
+		{"/v1/chat/completions", `"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}`, "response_format.json_schema.schema"},
+		{"/v1/chat/completions", `"grammar": "root ::= \"a\""`, "grammar"},
+		{"/v1/responses", `"input": "x", "text": {"format": {"type": "json_object"}}`, "text.format"},
+	} {
+		body := chat(test.fields)
+		if test.path == "/v1/responses" {
+			body = "{" + test.fields + "}"
+		}
+		status, reply := b.call("POST", test.path, body)
+		b.envelope(status, reply, 400, "invalid_value", "grammar")
+		var e api.Error
+		if err := json.Unmarshal(reply, &e); err != nil || e.Error.Param == nil || *e.Error.Param != test.field {
+			t.Errorf("%s: %s", test.fields, reply)
+		}
 	}
 }
