@@ -1,6 +1,6 @@
 #!/bin/sh
 # The project's own reasoner, from nothing: examples, a model with random weights, fine-tuning on the teacher's thoughts in two stages,
-# BRPO on its own, the evaluation of both on the puzzles held out; then the model, the adapter and their reports in models/reasoner.
+# BRPO on its own and the mean of its last adapters, the evaluation of both on the puzzles held out; then the model, the adapter and their reports in models/reasoner.
 #
 # On one core with XLA's CPU plugin (BACKEND=xla:PLUGIN.so, with a bin/train that was built with cgo and -tags xla) fine-tuning takes 45
 # minutes and BRPO an hour; with the Go backend about twice that. Run again, it goes on where it was stopped.
@@ -32,7 +32,8 @@ model=$WORK/sft2/model.gguf
 bin/train rl -config runs/reasoner-rl.yaml -backend "$BACKEND" -threads "$THREADS" -model "$model" -out "$WORK/rl"
 
 cp "$model" "$OUT/reasoner.gguf"
-cp "$(ls "$WORK"/rl/adapter-*.gguf | tail -n 1)" "$OUT/reasoner-brpo.gguf"
+# shellcheck disable=SC2046 # the files of a run have no spaces
+bin/train average -out "$OUT/reasoner-brpo.gguf" $(ls "$WORK"/rl/adapter-*.gguf | tail -n 24)
 evaluate() {
 	bin/train eval -config runs/reasoner-eval.yaml -threads "$THREADS" -model "$OUT/reasoner.gguf" "$@"
 }

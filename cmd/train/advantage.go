@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"anytime/internal/train/advantage"
+	"anytime/internal/train/task"
 )
 
 var advantageCommand = command{
@@ -28,10 +29,10 @@ func runAdvantage(_ context.Context, args []string, stdout, _ io.Writer) error {
 	}
 	defer r.Close()
 	f, err := advantage.Read(r)
-	if err == nil {
-		err = f.Compute()
-	}
 	if err != nil {
+		return fmt.Errorf("%s: %w; it must be one JSON object with \"cases\"", args[0], task.Explain(err))
+	}
+	if err := f.Compute(); err != nil {
 		return fmt.Errorf("%s: %w", args[0], err)
 	}
 	out := bufio.NewWriter(stdout)

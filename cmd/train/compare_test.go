@@ -82,7 +82,7 @@ func TestCompareRuns(t *testing.T) {
 	}
 	trained(t, filepath.Join(dir, "grpo-2"), 1) // not evaluated yet
 	out := filepath.Join(dir, "out")
-	printed, _, err := train(t, "compare", "-out", out, dir)
+	printed, _, err := train(t, "compare", dir, "-out", out)
 	if err != nil {
 		t.Fatal(err)
 	}

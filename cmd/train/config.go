@@ -69,8 +69,9 @@ func readConfig(flags *flag.FlagSet) error {
 			continue
 		}
 		if err := flags.Set(key.Value, text); err != nil {
-			what, usage := flag.UnquoteUsage(flags.Lookup(key.Value))
-			return usagef("config %s, line %d: %s is %.64q, which is not right: %w (%s: %s)", path, key.Line, key.Value, text, err, what, usage)
+			set := flags.Lookup(key.Value)
+			what, usage := flag.UnquoteUsage(set)
+			return usagef("config %s, line %d: %s is %.64q, which is not right: it must be %s (%s: %s)", path, key.Line, key.Value, text, kind(set), what, usage)
 		}
 	}
 	return nil

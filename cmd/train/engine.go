@@ -33,8 +33,8 @@ func (m *modelFlags) define(flags *flag.FlagSet) {
 	flags.StringVar(&m.engine.LibDir, "engine-lib", "engine/lib", "`folder` of the llama.cpp libraries")
 	flags.IntVar(&m.engine.ContextTokens, "ctx", 0, "`tokens` of the longest sequence; 0: the model's own, at most 8192")
 	flags.IntVar(&m.engine.CacheTokens, "cache-tokens", 0, "`tokens` in the KV cache that all sequences share; 0: four contexts, at most 32768")
-	flags.IntVar(&m.engine.Sequences, "sequences", 32, "`sequences` that decode at once, 1 to 256")
-	flags.IntVar(&m.engine.Threads, "threads", runtime.NumCPU(), "`threads` of the engine")
+	flags.IntVar(&m.engine.Sequences, "sequences", 32, "`sequences` that decode at once, 2 to 256")
+	flags.IntVar(&m.engine.Threads, "threads", runtime.NumCPU(), "`threads` of the engine; 0: all cores but one")
 	flags.IntVar(&m.engine.GPULayers, "gpu-layers", 0, "`layers` on the GPU; -1: all that fit")
 	flags.StringVar(&m.engine.KVType, "kv-type", "f16", "`type` of the KV cache: f16, q8_0 or f32")
 	flags.StringVar(&m.engine.FlashAttention, "flash-attention", "auto", "auto, on or off")
@@ -53,6 +53,8 @@ func (m *modelFlags) named() error {
 	switch {
 	case m.remote == "" && m.model == "":
 		return usagef("-model is needed: name the GGUF file of a model")
+	case m.remote == "" && (m.engine.Sequences < 2 || m.engine.Sequences > 256):
+		return usagef("-sequences is %d: it must be from 2 to 256, for a thought and an answer from it", m.engine.Sequences)
 	case m.remote == "":
 		return nil
 	case m.model != "":

@@ -18,6 +18,7 @@ import (
 	"anytime/internal/gguf"
 	"anytime/internal/train/rollout"
 	"anytime/internal/train/task"
+	"anytime/internal/train/trainer"
 )
 
 var evalCommand = command{
@@ -26,7 +27,7 @@ var evalCommand = command{
 One thought about each problem (-samples for more) is forked at every budget, answers are forced there (-votes for more than one) and
 graded as serving would give them. The table has for each budget the accuracy with its 95 % interval (a bootstrap that draws problems), that
 of the majority of the votes, the thinking tokens used, and the share of answers in good form. The budget recommended is the knee of
-the accuracy over the tokens used.
+the accuracy over the tokens used; where there is none, the best; where it is in doubt that more thinking gains anything, the smallest.
 
 Problems are Countdown puzzles held out from training, or those of files (-data) with JSON lines of "id", "problem" and "answers", or of
 "id", "problem", "numbers" and "target".
@@ -87,6 +88,8 @@ func (e *evaluation) prepare() (problems []task.Problem, name string, err error)
 		return nil, "", usagef("-out is needed: name the folder of the results")
 	case e.n < 0:
 		return nil, "", usagef("-n is %d: it must be a number of problems, or 0 for all", e.n)
+	case e.settings.Traces < 1 || e.settings.Summaries < 1:
+		return nil, "", usagef("-samples is %d, -votes %d: each must be at least 1", e.settings.Traces, e.settings.Summaries)
 	case !(e.temperature >= 0 && e.temperature <= 5):
 		return nil, "", usagef("-temperature is %v: it must be from 0 to 5", e.temperature)
 	case !(e.topP > 0 && e.topP <= 1):
@@ -109,6 +112,7 @@ func (e *evaluation) prepare() (problems []task.Problem, name string, err error)
 	var names []string
 	files := strings.Split(e.data, ",")
 	for _, path := range files {
+		path = strings.TrimSpace(path)
 		list, err := task.ReadFile(path)
 		if err != nil {
 			return nil, "", err
@@ -159,6 +163,11 @@ func (e *evaluation) run(ctx context.Context, stdout, stderr io.Writer) (err err
 	if err := os.MkdirAll(e.out, 0o755); err != nil { //nolint:gosec // as any output
 		return err
 	}
+	lock, err := trainer.Lock(filepath.Join(e.out, trainer.LockFile))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	e.settings.Model, e.settings.Adapter = loaded.id, loaded.adapter
 	path := filepath.Join(e.out, "rollouts.jsonl")
 	record, err := rollout.OpenFile(path, e.settings)
@@ -180,7 +189,7 @@ func (e *evaluation) run(ctx context.Context, stdout, stderr io.Writer) (err err
 		Problems: problems, Data: name,
 	})
 	if err != nil {
-		return fmt.Errorf("%w; %d thoughts are kept in %s, and the same command goes on from there", err, record.Traces(), path)
+		return advise(err, "%d thoughts are kept in %s, and the same command goes on from there", record.Traces(), path)
 	}
 	return e.write(stdout, report, other)
 }

@@ -12,6 +12,7 @@ import (
 	"anytime/internal/budget"
 	"anytime/internal/eval"
 	"anytime/internal/gguf/tiny"
+	"anytime/internal/train/trainer"
 )
 
 // TestEval evaluates a tiny model, with an adapter and on files, too.
@@ -75,7 +76,16 @@ func TestEval(t *testing.T) {
 		t.Errorf("run again, it printed\n%s, error %v", again, err)
 	}
 	_, _, err = train(t, args("-votes", "3", "-out", out)...)
-	failed(t, err, false, "was begun with the settings")
+	failed(t, err, false, "was begun with the settings summaries 2, not with summaries 3:")
+	lock, err := trainer.Lock(filepath.Join(out, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = train(t, args("-votes", "2", "-out", out)...)
+	failed(t, err, false, "another process is at work")
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
 
 	// The adapter, against it.
 	tuned, curve := filepath.Join(dir, "tuned"), filepath.Join(dir, "elsewhere.json")
@@ -103,7 +113,7 @@ func TestEval(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, run := range []string{"one", "two"} {
-		printed, said, err := train(t, args("-data", sums+","+more, "-n", "2", "-budgets", "4", "-curve", "off", "-out", filepath.Join(dir, run))...)
+		printed, said, err := train(t, args("-data", sums+", "+more, "-n", "2", "-budgets", "4", "-curve", "off", "-out", filepath.Join(dir, run))...)
 		if err != nil || !strings.Contains(printed, "set ") || !strings.Contains(printed, "\nfile ") {
 			t.Fatalf("printed\n%s, %v: %s", printed, err, said)
 		}
@@ -137,8 +147,9 @@ func TestEvalWrongly(t *testing.T) {
 		{"-model m -out o -top-p 0", true, "-top-p is 0"},
 		{"-model m -out o -budgets 1,x", true, "not a number of tokens"},
 		{"-model m -out o -budgets 2,1", true, "ascending"},
-		{"-model m -out o -samples 0", true, "traces is 0"},
-		{"-model m -out o -votes 0", true, "summaries is 0"},
+		{"-model m -out o -samples 0", true, "-samples is 0"},
+		{"-model m -out o -votes 0", true, "-votes 0"},
+		{"-model m -out o -sequences 1", true, "-sequences is 1: it must be from 2 to 256"},
 		{"-model m -out o -numbers 9", true, "numbers"},
 		{"-model m -out o extra", true, `"extra"`},
 		{"-model m -out o -data nowhere.jsonl", false, "nowhere.jsonl"},
@@ -153,5 +164,21 @@ func TestEvalWrongly(t *testing.T) {
 	if _, err := os.Stat("o"); err == nil {
 		t.Error("a folder was made before the model was there")
 		os.Remove("o")
+	}
+}
+
+// TestRecommendation: the knee is one only if it is before the best.
+func TestRecommendation(t *testing.T) {
+	for want, r := range map[string]eval.Report{
+		"8, the smallest":            {Default: 8, Gain: eval.Estimate{Mean: 0.5, Low: -0.1}},
+		"16, the knee (80.0 % of":    {Default: 16, Gain: eval.Estimate{Mean: 0.5, Low: 0.3}},
+		"32, the best, for there is": {Default: 32, Gain: eval.Estimate{Mean: 0.5 + 1e-12, Low: 0.3}},
+	} {
+		for i, accuracy := range []float64{0.1, 0.5, 0.6} {
+			r.Points = append(r.Points, eval.Point{Budget: 8 << i, Accuracy: eval.Estimate{Mean: accuracy}})
+		}
+		if got := recommendation(&r); !strings.Contains(got, want) {
+			t.Errorf("%q, want one with %q", got, want)
+		}
 	}
 }

@@ -12,11 +12,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+	"time"
 
+	"anytime/internal/decode"
 	"anytime/internal/decode/llamacpp"
+	trainmodel "anytime/internal/train/model"
 )
 
 // commands are all there are, in the order of the manual. engine is not for people.
@@ -57,6 +63,16 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
 
+// advise adds to an error how to go on, where that is true: behind an interrupt, a failure of the engine or the backend, a full disk.
+func advise(err error, format string, a ...any) error {
+	file := new(fs.PathError)
+	writes := errors.As(err, &file) && (file.Op == "write" || file.Op == "sync")
+	if !writes && !errors.Is(err, context.Canceled) && !errors.Is(err, decode.ErrUnavailable) && !errors.Is(err, trainmodel.ErrHung) {
+		return err
+	}
+	return fmt.Errorf("%w; "+format, append([]any{err}, a...)...)
+}
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) == 0 {
 		return usagef("no command is given; train -h lists them")
@@ -80,23 +96,73 @@ func (c command) run(ctx context.Context, args []string, stdout, stderr io.Write
 	flags := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	runs := c.setup(flags)
-	switch err := flags.Parse(args); {
+	files, err := c.parse(flags, args)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Fprintf(stdout, "train %s%s\n\n%s.\n%s", c.name, c.args, c.about, c.manual)
 		flags.SetOutput(stdout)
 		flags.PrintDefaults()
 		return nil
 	case err != nil:
-		return usagef("%s: %w; train %s -h is its manual", c.name, err, c.name)
+		return usagef("%s: %w; train %s -h is its manual", c.name, inWords(flags, err), c.name)
 	}
-	err := readConfig(flags)
+	err = readConfig(flags)
 	if err == nil {
-		err = runs(ctx, flags.Args(), stdout, stderr)
+		err = checkNumbers(flags)
+	}
+	if err == nil {
+		err = runs(ctx, files, stdout, stderr)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.name, err)
 	}
 	return nil
+}
+
+// parse sets the flags and returns the other arguments. Where a command takes any, flags may also stand behind them.
+func (c command) parse(flags *flag.FlagSet, args []string) (others []string, err error) {
+	err = flags.Parse(args)
+	for err == nil && flags.NArg() > 0 {
+		if c.args == "" {
+			return flags.Args(), nil
+		}
+		others = append(others, flags.Arg(0))
+		err = flags.Parse(flags.Args()[1:])
+	}
+	return others, err
+}
+
+// inWords says what a value must be, where the flag package only says that it could not be parsed.
+func inWords(flags *flag.FlagSet, err error) error {
+	text, ok := strings.CutSuffix(err.Error(), ": parse error")
+	f := flags.Lookup(text[strings.LastIndex(text, " -")+2:])
+	if !ok || f == nil {
+		return err
+	}
+	return fmt.Errorf("%s: it must be %s", text, kind(f))
+}
+
+// kind says what the values of a flag are.
+func kind(f *flag.Flag) string {
+	switch f.Value.(flag.Getter).Get().(type) {
+	case bool:
+		return "true or false"
+	case time.Duration:
+		return "a time such as 5s or 10m"
+	case float64:
+		return "a number"
+	}
+	return "a whole number"
+}
+
+// checkNumbers refuses what is a float64 but no number: no setting can have it, nor can JSON.
+func checkNumbers(flags *flag.FlagSet) (err error) {
+	flags.Visit(func(f *flag.Flag) {
+		if v, ok := f.Value.(flag.Getter).Get().(float64); ok && (math.IsNaN(v) || math.IsInf(v, 0)) {
+			err = usagef("-%s is %v: it must be a number", f.Name, v)
+		}
+	})
+	return err
 }
 
 func manual(w io.Writer) {

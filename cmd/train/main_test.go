@@ -5,16 +5,21 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"anytime/internal/decode"
 	"anytime/internal/gguf/tiny"
 	"anytime/internal/train/advantage"
+	trainmodel "anytime/internal/train/model"
 	"anytime/internal/train/rollout"
 	"anytime/internal/train/task"
+	"anytime/internal/train/trainer"
 )
 
 // The test binary is the engine process, too, and in tests that kill it the command itself.
@@ -142,6 +147,10 @@ func TestAdvantage(t *testing.T) {
 	}
 	_, _, err = train(t, "advantage", write(t, `{"cases":[{"prior":"zipf"}]}`))
 	failed(t, err, false, "case 0")
+	for text, want := range map[string]string{"": "it is empty; it must be one JSON object with \"cases\"", "[]": "it is a JSON array;", `{"case":1}`: `there is no key "case";`} {
+		_, _, err = train(t, "advantage", write(t, text))
+		failed(t, err, false, want)
+	}
 	_, _, err = train(t, "advantage", "a", "b")
 	failed(t, err, true, "one file")
 }
@@ -217,7 +226,16 @@ func TestRollout(t *testing.T) {
 		t.Errorf("%d lines, error %v", bytes.Count(after, []byte("\n")), err)
 	}
 	_, _, err = train(t, args("-countdown", "heldout", "-n", "3", "-out", out, "-summaries", "2")...)
-	failed(t, err, false, "was begun with the settings")
+	failed(t, err, false, "was begun with the settings summaries 1, not with summaries 2:")
+	lock, err := trainer.Lock(out + ".lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = train(t, args("-countdown", "heldout", "-n", "3", "-out", out)...)
+	failed(t, err, false, "another process is at work")
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
 
 	// A data set, and one with a bad line.
 	sums := `{"id":"a","problem":"What is $1+2$?","answers":["3"]}` + "\n"
@@ -236,11 +254,32 @@ func TestRollout(t *testing.T) {
 	failed(t, err, false, "adapter")
 	_, _, err = train(t, args("-countdown", "heldout", "-n", "1", "-out", filepath.Join(dir, "new.jsonl"), "-budgets", "600")...)
 	failed(t, err, false, "needs a context of")
+	if strings.Contains(err.Error(), "goes on") {
+		t.Errorf("the same command is advised: %v", err)
+	}
+	if _, said, err = train(t, args("-countdown", "heldout", "-n", "1", "-out", filepath.Join(dir, "new.jsonl"), "-budgets", "4")...); err != nil {
+		t.Errorf("corrected: %v: %s", err, said)
+	}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := run(ctx, args("-countdown", "heldout", "-n", "1", "-out", filepath.Join(dir, "none.jsonl")), &bytes.Buffer{}, &bytes.Buffer{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
+	}
+}
+
+// TestAdvise: only where the same command goes on, that is said.
+func TestAdvise(t *testing.T) {
+	_, missing := os.Open("nowhere")
+	for err, want := range map[error]bool{
+		fmt.Errorf("step 3: %w", context.Canceled): true, decode.ErrUnavailable: true, trainmodel.ErrHung: true,
+		fmt.Errorf("write checkpoint: %w", &fs.PathError{Op: "write", Path: "x", Err: errors.New("no space left on device")}): true,
+		missing: false, errors.New("it was begun with other settings"): false, decode.ErrContextFull: false,
+	} {
+		got := advise(err, "goes on from %d", 7)
+		if !errors.Is(got, err) || strings.HasSuffix(got.Error(), "; goes on from 7") != want {
+			t.Errorf("%v: advised %v, want %v", err, got, want)
+		}
 	}
 }
 
@@ -257,6 +296,10 @@ func TestRolloutUsage(t *testing.T) {
 		"-temperature is -1":     "-model m -out o -countdown train -temperature -1",
 		"-top-p is 2":            "-model m -out o -countdown train -top-p 2",
 		"-n is -1":               "-model m -out o -countdown train -n -1",
+		"-sequences is 1":        "-model m -out o -countdown train -sequences 1",
+		"-sequences is 0":        "-model m -out o -countdown train -sequences 0",
+		"-top-p is NaN":          "-model m -out o -countdown train -top-p NaN",
+		"-n: it must be a whole": "-model m -out o -countdown train -n some",
 		`"extra" is no flag`:     "-model m -out o -countdown train extra",
 	} {
 		_, _, err := train(t, append([]string{"rollout"}, strings.Fields(args)...)...)

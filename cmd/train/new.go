@@ -11,6 +11,7 @@ import (
 	"anytime/internal/decode/prompt"
 	"anytime/internal/gguf"
 	"anytime/internal/gguf/scratch"
+	"anytime/internal/train/task"
 )
 
 var newCommand = command{
@@ -96,7 +97,7 @@ func (n *newModel) run(_ context.Context, args []string, stdout, _ io.Writer) er
 
 // texts are what merges are learned from: the words of the examples. A formula is left as it is, sign by sign.
 func (n *newModel) texts() ([]string, error) {
-	examples, err := readExamples(n.data)
+	examples, err := task.ReadExamplesFile(n.data)
 	if err != nil {
 		return nil, err
 	}

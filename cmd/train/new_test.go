@@ -107,6 +107,8 @@ func TestNewWrongly(t *testing.T) {
 		{"-out o -merges -1", true, "-merges is -1"},
 		{"-out o -data nowhere", false, "nowhere"},
 		{"-arch mamba -out " + out, false, "llama, qwen2 or qwen3"},
+		{"-layers 100000000 -out " + out, false, "layers (block_count): 100000000 is out of range: it must be from 1 to 512"},
+		{"-ctx 4294967304 -out " + out, false, "context (context_length): 4294967304 is out of range: it must be from 1 to"},
 		{"-heads 0 -out " + out, false, "0 heads"},
 		{"-heads 3 -kv-heads 2 -out " + out, false, "divide"},
 		{"-width 30 -heads 2 -out " + out, false, "even"},

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"anytime/internal/eval"
@@ -72,7 +74,7 @@ func evaluationPage(r, other *eval.Report) (report.Page, error) {
 				"Intervals are percentiles of 2000 bootstrap draws of the problems; where all or no answers are right, Clopper and Pearson's. " +
 				"An answer is well-formed if it is boxed and no reasoning leaked into it. " +
 				"The budget recommended is the knee of the accuracy over the tokens used (Kneedle: farthest ahead of the straight line from the smallest to the best budget), " +
-				"or the smallest if what the best gains over it is not beyond doubt.",
+				"or the best where there is none, or the smallest if what the best gains over it is not beyond doubt.",
 		},
 	})
 	return page, nil
@@ -157,6 +159,10 @@ func recommendation(r *eval.Report) string {
 	if !(r.Gain.Low > 0) {
 		return fmt.Sprintf("Recommended budget: %d, the smallest, for it is not beyond doubt that more thinking gains anything (%s points, 95 %%: %s).",
 			r.Default, points(r.Gain.Mean), pointsInterval(r.Gain))
+	}
+	best := slices.MaxFunc(r.Points, func(a, b eval.Point) int { return cmp.Compare(a.Accuracy.Mean, b.Accuracy.Mean) })
+	if best.Budget == r.Default {
+		return fmt.Sprintf("Recommended budget: %d, the best, for there is no knee before it (the gain is %s points).", r.Default, points(r.Gain.Mean))
 	}
 	for _, p := range r.Points {
 		if p.Budget == r.Default {

@@ -75,6 +75,7 @@ func (r *rl) define(flags *flag.FlagSet) {
 	flags.StringVar((*string)(&s.Prior), "prior", "", "`prior` over the budgets: uniform, linear, base, or a weight for each such as 1,1,2,4")
 	flags.StringVar((*string)(&s.Thinking), "thinking", "", "`baseline` of thinking tokens: brpo, v1only, v2only or none")
 	flags.StringVar((*string)(&s.Summary), "summary", "", "`baseline` of summary tokens: siblings or group_last_budget_only")
+	flags.BoolVar(&s.AnswersOnly, "answers-only", false, "train what is said after a cut, and not the thinking")
 	flags.IntVar(&r.keep, "keep", 0, "`rounds` whose rollouts and adapters stay in the folder, the last ones; 0: all")
 	flags.IntVar(&r.rounds, "rounds", 100, "`rounds` in all")
 	flags.IntVar(&s.Batch, "batch", 64, "`problems` of a round")
@@ -223,7 +224,7 @@ func (r *rl) run(ctx context.Context, set map[string]bool, stdout, stderr io.Wri
 		show("rollouts", r.settings.Batch*r.settings.Rollout.Traces)
 		m, err := run.Next(ctx)
 		if err != nil {
-			return fmt.Errorf("%w; the same command goes on from there", err)
+			return advise(err, "the same command goes on from there")
 		}
 		fmt.Fprintf(stdout, "round %d: accuracy", m.Round)
 		for _, a := range m.Accuracy {

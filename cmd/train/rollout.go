@@ -12,6 +12,7 @@ import (
 
 	"anytime/internal/train/rollout"
 	"anytime/internal/train/task"
+	"anytime/internal/train/trainer"
 )
 
 var rolloutCommand = command{
@@ -119,6 +120,11 @@ func (r *rollouts) run(ctx context.Context, stdout, stderr io.Writer) (err error
 	}
 	defer func() { err = errors.Join(err, loaded.engine.Close()) }()
 	r.settings.Model, r.settings.Adapter = loaded.id, loaded.adapter
+	lock, err := trainer.Lock(r.out + "." + trainer.LockFile)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	record, err := rollout.OpenFile(r.out, r.settings)
 	if err != nil {
 		return err
@@ -136,7 +142,7 @@ func (r *rollouts) run(ctx context.Context, stdout, stderr io.Writer) (err error
 		},
 	}, problems)
 	if err != nil {
-		return fmt.Errorf("%w; %d rollouts are kept in %s, and the same command goes on from there", err, record.Traces(), r.out)
+		return advise(err, "%d rollouts are kept in %s, and the same command goes on from there", record.Traces(), r.out)
 	}
 	fmt.Fprintf(stderr, "%d tokens in %.1f s, %.1f tokens/s\n", seen.tokens, time.Since(seen.began).Seconds(), seen.speed())
 	table := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', tabwriter.AlignRight)

@@ -1,17 +1,13 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"iter"
 	"math/rand/v2"
-	"os"
 
 	trainmodel "anytime/internal/train/model"
 	"anytime/internal/train/task"
@@ -57,6 +53,7 @@ type sft struct {
 	countdown              task.Countdown
 	mix                    task.Mix
 	data, out, instruction string
+	examples               []task.Example // of data
 	steps, batch, every    int
 	cosine                 bool
 }
@@ -83,12 +80,12 @@ func (s *sft) prepare() (iter.Seq[task.Example], string, error) {
 		}
 		return examples, fmt.Sprintf("countdown %+v %+v", s.countdown, s.mix), nil
 	}
-	list, err := readExamples(s.data)
-	if err != nil {
+	var err error
+	if s.examples, err = task.ReadExamplesFile(s.data); err != nil {
 		return nil, "", err
 	}
 	id, err := identify(s.data)
-	return shuffled(list, s.training.Seed), id, err
+	return shuffled(s.examples, s.training.Seed), id, err
 }
 
 // shuffled goes over a list without end, each time in another order.
@@ -102,47 +99,6 @@ func shuffled(list []task.Example, seed uint64) iter.Seq[task.Example] {
 			}
 		}
 	}
-}
-
-const exampleOf = `{"id": "a", "problem": "What is 1 + 2?", "answers": ["3"], "thinking": "1+2=3", "summary": "\\boxed{3}"}`
-
-func readExamples(path string) ([]task.Example, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("read examples: %w", err)
-	}
-	defer f.Close()
-	var list []task.Example
-	scan := bufio.NewScanner(f)
-	scan.Buffer(nil, maxLine)
-	n := 0
-	for scan.Scan() {
-		n++
-		if len(bytes.TrimSpace(scan.Bytes())) == 0 {
-			continue
-		}
-		e := task.Example{Problem: task.Problem{Task: "math"}} // as for problems
-		err := json.Unmarshal(scan.Bytes(), &e)
-		if err == nil {
-			err = e.Validate()
-		}
-		if err == nil && e.Summary == "" {
-			err = errors.New(`"summary" is empty; it must be the answer to learn`)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s, line %d: %w; a line must be such as %s", path, n, err, exampleOf)
-		}
-		list = append(list, e)
-	}
-	switch err := scan.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		return nil, fmt.Errorf("%s, line %d: it has more than %d bytes", path, n+1, maxLine)
-	case err != nil:
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	case len(list) == 0:
-		return nil, fmt.Errorf("%s has no examples; it must have JSON lines such as %s", path, exampleOf)
-	}
-	return list, nil
 }
 
 func (s *sft) run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
@@ -165,6 +121,11 @@ func (s *sft) run(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
+	for _, e := range s.examples { // before one is come to after hours
+		if _, err := trainer.FromExample(ctx, loaded.engine, loaded.renderer, e, s.instruction); err != nil {
+			return err
+		}
+	}
 	bar := newProgress(stderr, "sft", s.steps)
 	var last trainer.SFTProgress
 	result, err := trainer.SFT{
@@ -179,7 +140,7 @@ func (s *sft) run(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		OnHang: onHang(stderr),
 	}.Run(ctx, s.steps)
 	if err != nil {
-		return fmt.Errorf("%w; the same command goes on from the last checkpoint in %s, if there is one", err, s.out)
+		return advise(err, "the same command goes on from the last checkpoint in %s, if there is one", s.out)
 	}
 	if last.Step > 0 {
 		fmt.Fprintf(stdout, "step %d: loss %.4f\n", last.Step, last.Loss)

@@ -64,6 +64,7 @@ func TestTraining(t *testing.T) {
 
 func TestTrainingWrongly(t *testing.T) {
 	bad := write(t, `{"id":"a","problem":"1+1","task":"math","answers":["2"],"thinking":"2"}`)
+	long := write(t, `{"id":"long","problem":"1+1","answers":["2"],"thinking":"`+strings.Repeat("1+1=2 ", 50)+`","summary":"2"}`)
 	model := filepath.Join(t.TempDir(), "tiny.gguf")
 	if err := tiny.WriteFile(model, 1, tiny.Options{}); err != nil {
 		t.Fatal(err)
@@ -82,6 +83,12 @@ func TestTrainingWrongly(t *testing.T) {
 		{"sft -model m -out o -data nowhere", false, "nowhere"},
 		{"sft -model m -out o -data " + bad, false, `line 1: "summary" is empty`},
 		{"sft -model nowhere -out o", false, "nowhere"},
+		{"sft -model m -out o -sequences 1", true, "-sequences is 1"},
+		{"sft -model m -out o -lr NaN", true, "-lr is NaN"},
+		{"sft -model m -out o -step-timeout 5", true, `"5" for flag -step-timeout: it must be a time such as 5s`},
+		{"sft -model m -out o -recompute=yes", true, "-recompute: it must be true or false"},
+		{"sft -model " + model + " -engine-lib " + libDir(t) + " -threads 1 -ctx 64 -out " + t.TempDir() + " -data " + long, false, `problem "long": it needs a context of`},
+		{"rl -model m -out o -countdown train -sequences 1", true, "-sequences is 1"},
 		{"rl -out o", true, "-model is needed"},
 		{"rl -model m", true, "-out is needed"},
 		{"rl -model m -out o", true, "either -data or -countdown"},
@@ -100,6 +107,9 @@ func TestTrainingWrongly(t *testing.T) {
 		t.Run(c.args, func(t *testing.T) {
 			_, _, err := train(t, strings.Fields(c.args)...)
 			failed(t, err, c.usage, c.want)
+			if err != nil && strings.Contains(err.Error(), "goes on") {
+				t.Errorf("the same command is advised: %v", err)
+			}
 		})
 	}
 }

@@ -87,6 +87,9 @@ func (c Config) layout(vocabulary int) []WeightInfo {
 // WriteModel writes a model. Matrices are stored as the given type, vectors as F32. weights is asked for one tensor at a time, in the
 // order of Config.Weights; it returns the values row by row, a row being the first dimension.
 func WriteModel(w io.Writer, c Config, t Tokenizer, as Type, weights func(WeightInfo) ([]float32, error)) error {
+	if err := c.check(); err != nil {
+		return fmt.Errorf("write model: %w", err)
+	}
 	meta := c.metadata(as)
 	meta = append(meta, t.metadata()...)
 	var tensors []Tensor
@@ -101,6 +104,24 @@ func WriteModel(w io.Writer, c Config, t Tokenizer, as Type, weights func(Weight
 		return fmt.Errorf("write model: %w", err)
 	}
 	return Write(w, meta, tensors)
+}
+
+// check bounds what a list is made of, and what must fit a uint32.
+func (c Config) check() error {
+	for _, v := range []struct {
+		name    string
+		n, most int
+	}{
+		{"layers (block_count)", c.Layers, maxLayers}, {"context (context_length)", c.ContextTokens, maxContext},
+		{"width (embedding_length)", c.Width, maxWidth}, {"hidden width (feed_forward_length)", c.FeedForward, maxFeed},
+		{"heads (head_count)", c.Heads, maxHeads}, {"heads with keys (head_count_kv)", c.KVHeads, maxHeads},
+		{"width of a head (key_length)", c.HeadWidth, maxHeadWidth},
+	} {
+		if v.n < 1 || v.n > v.most {
+			return fmt.Errorf("%s: %d is out of range: it must be from 1 to %d", v.name, v.n, v.most)
+		}
+	}
+	return nil
 }
 
 // checkMeta holds what is about to be written to the same rules as what is read.

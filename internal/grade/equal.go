@@ -35,9 +35,13 @@ func (c *comparer) answers(a, b string) bool {
 	if a == "" || b == "" || len(a) > maxInput || len(b) > maxInput {
 		return a != "" && a == b
 	}
-	as, bs := readings(a), readings(b)
+	variables := factors(a) + factors(b)
+	as, bs := readings(a, variables), readings(b, variables)
 	for _, x := range as {
 		for _, y := range bs {
+			if x.cut && y.cut {
+				continue
+			}
 			if x.tree != nil && y.tree != nil {
 				if c.equal(x.tree, y.tree) {
 					return true
@@ -54,28 +58,60 @@ func (c *comparer) answers(a, b string) bool {
 type reading struct {
 	toks []token
 	tree *node
+	cut  bool // a clause was left out
 }
 
-// readings returns the one or two ways to read an answer.
-func readings(s string) []reading {
-	toks, ambiguous := lex(s, isProse(s), false)
-	out := []reading{newReading(toks)}
-	if ambiguous {
-		toks, _ = lex(s, false, true)
-		out = append(out, newReading(toks))
-	} else if isProse(s) && len(s) <= 3 { // abc may be a product after all
-		toks, _ = lex(s, false, false)
-		out = append(out, newReading(toks))
+// factors returns those of f, g and h that stand in an answer without an argument: with
+// them h(a+b) is a product, else a function.
+func factors(s string) string {
+	if !strings.ContainsAny(s, "fgh") {
+		return ""
+	}
+	out := ""
+	toks, _ := lex(s, isProse(s), false)
+	for i, t := range toks {
+		if t.kind == tokLetter && len(t.text) == 1 && strings.Contains("fgh", t.text) &&
+			(i+1 == len(toks) || !strings.Contains("('^", toks[i+1].text)) {
+			out += t.text
+		}
 	}
 	return out
 }
 
-func newReading(toks []token) reading {
-	tree, err := parse(toks)
+// readings returns the few ways to read an answer in which some letters are variables.
+func readings(s, variables string) []reading {
+	toks, ambiguous := lex(s, isProse(s), false)
+	out := []reading{newReading(toks, variables)}
+	if ambiguous {
+		toks, _ = lex(s, false, true)
+		list := newReading(toks, variables)
+		if list.tree != nil && list.tree.op == opList {
+			list.tree.name = "or" // whatever it is, it is no tuple
+		}
+		out = append(out, list)
+	} else if isProse(s) && len(s) <= 3 { // abc may be a product after all
+		toks, _ = lex(s, false, false)
+		out = append(out, newReading(toks, variables))
+	}
+	if units := uprightUnits(s); units != "" {
+		toks, _ = lex(units, false, false)
+		out = append(out, newReading(toks, variables))
+	}
+	if short := withoutClause(s); short != s {
+		toks, _ = lex(short, false, false)
+		r := newReading(toks, variables)
+		r.cut = true
+		out = append(out, r)
+	}
+	return out
+}
+
+func newReading(toks []token, variables string) reading {
+	tree, err := parse(toks, variables)
 	if err != nil {
 		tree = nil
 	}
-	return reading{toks, tree}
+	return reading{toks: toks, tree: tree}
 }
 
 // text returns what is compared of an answer that is no mathematics: its letters
@@ -86,6 +122,9 @@ func (r reading) text() string {
 	plain, word := true, false
 	for _, t := range r.toks {
 		word = word || t.kind == tokWord
+		if t.text == "and" || t.text == "or" {
+			t.text = ","
+		}
 		all.WriteString(t.text + " ")
 		if t.kind == tokOp && !strings.Contains(`.,;:!?'"()%$`, t.text) || t.kind == tokNumber && strings.Contains(t.text, ".") {
 			plain = false
@@ -116,9 +155,16 @@ func (c *comparer) equal(a, b *node) bool {
 	if a.op > b.op {
 		a, b = b, a
 	}
+	if setLike(a) || setLike(b) {
+		if same, ok := c.sameRegion(a, b); ok {
+			return same
+		}
+	}
 	switch {
 	case b.op == opRel:
 		return c.equalRelation(a, b)
+	case a.op == opSeq && a.name == "()" && b.op == opList:
+		return !isOr(b) && c.inOrder(a.kids, c.values(b))
 	case isList(a) || isList(b):
 		return c.equalItems(a, b)
 	case b.scalar():
@@ -139,25 +185,41 @@ func (c *comparer) simplify(n *node) *node {
 	if n.op == opRel && len(n.rels) == 1 && n.rels[0] == "in" && isName(n.kids[0]) {
 		n = n.kids[1]
 	}
-	if (n.scalar() || n.op == opRel) && c.traitsOf(n).signs {
-		return combine(opList, withSign(n, 1), withSign(n, -1))
+	t := c.traitsOf(n)
+	if t.signs == 0 || !n.scalar() && n.op != opRel && n.op != opSeq || t.signs > maxSigns && !t.linked {
+		return n
 	}
-	return n
+	signs := t.signs
+	if t.linked {
+		signs = 1
+	}
+	list := &node{op: opList, name: "or"}
+	for minus := range 1 << signs {
+		list.kids = append(list.kids, withSigns(n, &minus, t.linked))
+	}
+	return list
 }
 
-// withSign returns n with every ± read as sign and every ∓ as its opposite.
-func withSign(n *node, sign int) *node {
+const maxSigns = 4 // ± in one expression, each of which doubles its values
+
+// withSigns returns n with every ± read as plus, or as minus if the next bit of minus
+// says so; with linked signs all do as the first.
+func withSigns(n *node, minus *int, linked bool) *node {
+	opposite := n.op == opSign && (*minus&1 == 1) == (n.name == "±")
+	if n.op == opSign && !linked {
+		*minus >>= 1
+	}
 	kids := make([]*node, len(n.kids))
 	for i, kid := range n.kids {
-		kids[i] = withSign(kid, sign)
+		kids[i] = withSigns(kid, minus, linked)
 	}
-	if n.op != opSign {
+	switch {
+	case n.op != opSign:
 		return &node{op: n.op, name: n.name, num: n.num, rels: n.rels, kids: kids}
+	case opposite:
+		return combine(opNeg, kids[0])
 	}
-	if (sign > 0) == (n.name == "±") {
-		return kids[0]
-	}
-	return combine(opNeg, kids[0])
+	return kids[0]
 }
 
 // same reports whether two trees are alike node for node.
@@ -207,6 +269,12 @@ func isList(n *node) bool { return n.op == opList || n.op == opSet }
 // equalItems compares lists and sets without order. Anything else is a list of one,
 // or, beside a list, a union of intervals.
 func (c *comparer) equalItems(a, b *node) bool {
+	if clash(a, b) || clash(b, a) {
+		return false
+	}
+	if a.op == opList && b.op == opList && c.named(a) != c.named(b) {
+		return c.inOrder(c.values(a), c.values(b))
+	}
 	if a.op == opUnion || b.op == opUnion {
 		as, bs := c.intervals(a), c.intervals(b)
 		return as != nil && bs != nil && c.matching(as, bs)
@@ -235,6 +303,41 @@ func (c *comparer) items(n *node, asSet bool) []*node {
 	return items
 }
 
+// clash reports whether a means and, b or, and it matters.
+func clash(a, b *node) bool {
+	return a.op == opList && b.op == opList && isAnd(a) && isOr(b) && (a.name == "∧" || b.name == "∨" || setLike(a) || setLike(b))
+}
+
+// named reports whether a list gives values to different names, so that its order
+// matters to a list of values only: p=3, q=4 is not 4, 3.
+func (c *comparer) named(list *node) bool {
+	var names []*node
+	for _, kid := range list.kids {
+		if kid.op != opRel {
+			return false
+		}
+		name, _ := c.assigned(kid)
+		if name == nil || slices.ContainsFunc(names, func(n *node) bool { return c.same(n, name) }) {
+			return false
+		}
+		names = append(names, name)
+	}
+	return true
+}
+
+// values returns the items of a list without their names, if all are named.
+func (c *comparer) values(list *node) []*node {
+	if !c.named(list) {
+		return list.kids
+	}
+	var values []*node
+	for _, kid := range list.kids {
+		_, v := c.assigned(kid)
+		values = append(values, v)
+	}
+	return values
+}
+
 // flat returns the items of a list within a list, which ± makes.
 func flat(n *node) []*node {
 	if n.op == opList {
@@ -255,6 +358,9 @@ func parts(n *node) []*node {
 func (c *comparer) intervals(n *node) []*node {
 	if n.op != opList {
 		return parts(n)
+	}
+	if isAnd(n) {
+		return nil
 	}
 	var out []*node
 	for _, kid := range n.kids {
@@ -314,6 +420,9 @@ func onlyWords(n *node) bool {
 func (c *comparer) equalRelation(a, b *node) bool {
 	if a.op != opRel {
 		if _, v := c.assigned(b); v != nil {
+			return c.equal(a, v)
+		}
+		if v := c.result(b); v != nil {
 			return c.equal(a, v)
 		}
 		interval, _ := c.interval(b)
@@ -386,12 +495,49 @@ func (c *comparer) assigned(rel *node) (name, value *node) {
 	return name, sides[0]
 }
 
+// result returns the number at the end of m+n = 25+8 = 33, nil if there is none. An
+// equation in one unknown, 2x = 33, has none: 33 is not what it asks for.
+func (c *comparer) result(rel *node) *node {
+	sides := rel.kids
+	for i, r := range rel.rels {
+		if r == "≈" {
+			sides = sides[:i+1]
+			break
+		}
+		if r != "=" {
+			return nil
+		}
+	}
+	v := sides[len(sides)-1]
+	if r := c.exact(v); r != nil && r.Sign() == 0 && sides[0].op == opAdd {
+		return nil // the equation of a curve
+	}
+	if len(sides) < 2 || !v.scalar() || c.traitsOf(v).variables || !sides[0].scalar() || !composed(sides[0], make(map[string]bool)) {
+		return nil
+	}
+	for _, side := range sides[1 : len(sides)-1] {
+		if !side.scalar() || !c.traitsOf(side).variables && !c.equal(side, v) {
+			return nil
+		}
+	}
+	return v
+}
+
+// composed reports whether an expression has several symbols, or a function of one.
+func composed(n *node, symbols map[string]bool) bool {
+	if n.op == opSymbol {
+		symbols[n.name] = true
+	}
+	return n.op == opApply || len(symbols) > 1 || slices.ContainsFunc(n.kids, func(kid *node) bool { return composed(kid, symbols) }) ||
+		n.op == opCall && len(symbols) > 0
+}
+
 // isName reports whether n can stand for the thing asked for: x, f(x), AB, (x, y).
 func isName(n *node) bool {
 	switch n.op {
 	case opSymbol, opWord:
 		return true
-	case opMul, opSeq:
+	case opMul, opSeq, opApply:
 		for _, kid := range n.kids {
 			if !isName(kid) {
 				return false
@@ -404,14 +550,14 @@ func isName(n *node) bool {
 
 // symbolIn returns the first symbol of a name.
 func symbolIn(n *node) string {
-	for len(n.kids) > 0 {
+	for len(n.kids) > 0 && n.op != opApply {
 		n = n.kids[0]
 	}
 	return n.name
 }
 
 func contains(n *node, symbol string) bool {
-	if (n.op == opSymbol || n.op == opWord) && n.name == symbol {
+	if (n.op == opSymbol || n.op == opWord || n.op == opApply) && n.name == symbol {
 		return true
 	}
 	return slices.ContainsFunc(n.kids, func(kid *node) bool { return contains(kid, symbol) })
@@ -435,14 +581,13 @@ func (c *comparer) interval(rel *node) (interval, x *node) {
 			rels[i] = "<" + r[1:]
 		}
 	}
-	inf := &node{op: opConst, name: "inf"}
 	switch {
 	case len(sides) == 3:
 	case sides[0].op == opSymbol:
-		sides = []*node{combine(opNeg, inf), sides[0], sides[1]}
+		sides = []*node{minusInfinity, sides[0], sides[1]}
 		rels = []string{"<", rels[0]}
 	default:
-		sides = append(sides, inf)
+		sides = append(sides, infinity)
 		rels = append(rels, "<")
 	}
 	lo, x, hi := sides[0], sides[1], sides[2]

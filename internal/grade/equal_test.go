@@ -205,6 +205,9 @@ var hostile = []string{
 	strings.Repeat("(1,", 55) + "2" + strings.Repeat(")", 55),
 	strings.Repeat(`\{x=`, 50) + "2" + strings.Repeat(`\}`, 50),
 	`\\`, `\`, "{", "}", "^", "_", `\frac`, `\frac{`, `\begin{pmatrix}`, `\end{`, "\x00", "\xff\xfe", `\left`, `\text`, "$", "é²½",
+	strings.Repeat(`(\pm1,\pm2,\pm3,\pm4),`, 60) + "1", strings.Repeat(`\SI{`, 200) + "5", strings.Repeat("f(", 59) + "x" + strings.Repeat(")", 59),
+	strings.Repeat(`(1,2)\cup`, 200) + "(3,4)", strings.Repeat("x<1 or ", 250) + "x<2", strings.Repeat(`\sqrt[59]{\pi+`, 50) + "1" + strings.Repeat("}", 50),
+	strings.Repeat(`\sin(\exp(`, 25) + "1" + strings.Repeat("))", 25), strings.Repeat("⁵₅", 300), strings.Repeat("599!!+", 150) + "1",
 	"x^", "x_", "1_", "'", "-", "±", `\sqrt[`, `\sqrt[0]{2}`, `\log_0 1`, `\log_1 2`, "0^{-1}", "(-1)!", `\binom{-1}{2}`, "1/0", `\infty-\infty`,
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/big"
 	"math/cmplx"
+	"strings"
 )
 
 // Two inexact values are equal if they differ by no more than what float64 loses,
@@ -15,8 +16,9 @@ const (
 	pointTolerance    = 1e-11 // at points, with variables
 	constantTolerance = 1e-12
 	rationalTolerance = 1e-13
-	simpleBits        = 40 // numerator and denominator together
-	points            = 12
+	simpleBits        = 40  // numerator and denominator together
+	preciseBits       = 256 // the same where the value is known to precision
+	points            = 16
 	minPoints         = 3 // at which both sides must be defined
 )
 
@@ -35,26 +37,38 @@ func (x value) usable() bool { return !cmplx.IsNaN(x.v) && !math.IsNaN(x.scale) 
 // traits of a tree.
 type traits struct {
 	variables bool
-	integers  bool // makes sense at integers: factorials, floors, (-1)^n
+	grid      grid
 	words     bool // has a unit or a word
-	signs     bool // has a ±
+	signs     int  // how many ±
+	linked    bool // has a ∓, so that all signs go together
 }
 
+// grid says which variables are integers at the points.
+type grid int
+
+const (
+	reals    grid = iota // none
+	indices              // all but x, y, z and t: there are floors
+	integers             // all: there are factorials or (-1)^n
+)
+
 type printKey struct {
-	n        *node
-	integers bool
+	n    *node
+	grid grid
 }
 
 // evaluator evaluates nodes within a budget of steps, each node once a point.
 type evaluator struct {
-	steps  int
-	exacts map[*node]*big.Rat
-	traits map[*node]traits
-	prints map[printKey][]value
+	steps   int
+	exacts  map[*node]*big.Rat
+	traits  map[*node]traits
+	prints  map[printKey][]value
+	marks   map[markKey]fingerprint
+	precise map[*node]*precise
 }
 
 func newEvaluator() *evaluator {
-	return &evaluator{maxSteps, make(map[*node]*big.Rat), make(map[*node]traits), make(map[printKey][]value)}
+	return &evaluator{maxSteps, make(map[*node]*big.Rat), make(map[*node]traits), make(map[printKey][]value), make(map[markKey]fingerprint), make(map[*node]*precise)}
 }
 
 func (e *evaluator) spend(n int) bool {
@@ -68,21 +82,33 @@ func (e *evaluator) equal(a, b *node) bool {
 	if ra != nil && rb != nil {
 		return ra.Cmp(rb) == 0
 	}
+	fa, fb := e.fingerprint(a, 0), e.fingerprint(b, 0)
+	if fa.ok && fb.ok && (fa.v == fb.v || fa.pure && fb.pure) {
+		return fa.v == fb.v
+	}
 	ta, tb := e.traitsOf(a), e.traitsOf(b)
 	if !ta.variables && !tb.variables {
-		x, y := e.at(a, 0, false), e.at(b, 0, false)
-		tolerance := constantTolerance
+		pa, pb := e.precisely(a), e.precisely(b)
+		known := pa != nil && pb != nil
+		tolerance, limit := constantTolerance, simpleBits
+		if known {
+			limit = preciseBits
+		}
 		for _, r := range []*big.Rat{ra, rb} {
 			if r != nil {
 				tolerance = rationalTolerance
-				if r.Num().BitLen()+r.Denom().BitLen() > simpleBits {
+				if r.Num().BitLen()+r.Denom().BitLen() > limit {
 					return false
 				}
 			}
 		}
-		return near(x, y, tolerance)
+		if known {
+			return pa.equal(pb)
+		}
+		return near(e.at(a, 0, reals), e.at(b, 0, reals), tolerance)
 	}
-	xs, ys := e.print(a, ta.integers || tb.integers), e.print(b, ta.integers || tb.integers)
+	g := max(ta.grid, tb.grid)
+	xs, ys := e.print(a, g), e.print(b, g)
 	return agree(xs, ys, func(x, y value) bool { return near(x, y, pointTolerance) })
 }
 
@@ -125,8 +151,17 @@ func (e *evaluator) proportional(a, b *node, positive bool) bool {
 	if !ta.variables || !tb.variables {
 		return false
 	}
-	integers := ta.integers || tb.integers
-	xs, ys := e.print(a, integers), e.print(b, integers)
+	if fa, fb := e.fingerprint(a, 0), e.fingerprint(b, 0); fa.ok && fb.ok && fa.pure && fb.pure {
+		ga, gb := e.fingerprint(a, 1), e.fingerprint(b, 1)
+		if mulMod(fa.v, gb.v) != mulMod(ga.v, fb.v) {
+			return false
+		}
+		if !positive {
+			return fa.v != 0 && fb.v != 0
+		}
+	}
+	g := max(ta.grid, tb.grid)
+	xs, ys := e.print(a, g), e.print(b, g)
 	var k complex128
 	return agree(xs, ys, func(x, y value) bool {
 		if cmplx.Abs(y.v) <= pointTolerance*y.scale || cmplx.Abs(x.v) <= pointTolerance*x.scale {
@@ -150,68 +185,99 @@ func (e *evaluator) traitsOf(n *node) traits {
 	for _, kid := range n.kids {
 		k := e.traitsOf(kid)
 		t.variables = t.variables || k.variables
-		t.integers = t.integers || k.integers
+		t.grid = max(t.grid, k.grid)
 		t.words = t.words || k.words
-		t.signs = t.signs || k.signs
+		t.signs += k.signs
+		t.linked = t.linked || k.linked
 	}
 	switch n.op {
 	case opSymbol:
 		t.variables = true
 	case opWord:
 		_, known := wordValues[n.name]
+		known = known || scales[n.name] != nil
 		t.variables = !known
 		t.words = true
+	case opApply:
+		t.variables = true
 	case opSign:
-		t.signs = true
+		t.signs++
+		t.linked = t.linked || n.name == "∓"
 	case opFact, opBinom:
-		t.integers = t.variables
+		t.needs(integers)
 	case opCall:
-		t.integers = t.integers || t.variables && (n.name == "floor" || n.name == "ceil")
+		switch n.name {
+		case "floor", "ceil":
+			t.needs(indices)
+		case "!!":
+			t.needs(integers)
+		}
 	case opPow:
-		t.integers = t.integers || n.kids[0].op == opNeg && e.traitsOf(n.kids[1]).variables
+		if n.kids[0].op == opNeg && e.traitsOf(n.kids[1]).variables {
+			t.needs(integers)
+		}
 	}
 	e.traits[n] = t
 	return t
+}
+
+// needs asks for a grid if there are variables.
+func (t *traits) needs(g grid) {
+	if t.variables {
+		t.grid = max(t.grid, g)
+	}
 }
 
 // wordValues are the units that are numbers.
 var wordValues = map[string]float64{"%": 0.01, "°": math.Pi / 180, "percent": 0.01, "degrees": math.Pi / 180, "degree": math.Pi / 180}
 
 // print evaluates n at the points.
-func (e *evaluator) print(n *node, integers bool) []value {
-	key := printKey{n, integers}
+func (e *evaluator) print(n *node, g grid) []value {
+	key := printKey{n, g}
 	if values, ok := e.prints[key]; ok {
 		return values
 	}
 	values := make([]value, points)
 	for i := range values {
-		values[i] = e.at(n, i, integers)
+		values[i] = e.at(n, i, g)
 	}
 	e.prints[key] = values
 	return values
 }
 
-// coordinate is the value of a variable at a point: at integers in 1..24; else in
-// (0.25, 3), at every third point negative.
-func coordinate(name string, point int, integers bool) float64 {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	h.Write([]byte{0, byte(point)})
-	sum := h.Sum64()
-	sum = (sum ^ sum>>31) * 0x9e3779b97f4a7c15 // FNV mixes its last byte poorly
-	sum ^= sum >> 32
-	if integers {
-		return float64(1 + sum%24)
+// coordinate is the value of a variable at a point. At half the points it is small, in
+// ±(0.25, 3) or 1..24; at the others it goes through the magnitudes up to 2000 and both
+// signs, so that where |x-5| or ⌊n/25⌋ changes its form there are points on both sides.
+func coordinate(name string, point int, g grid) float64 {
+	sum := hash(name, byte(point))
+	far := 1.0 // times the small range
+	if point%2 == 1 {
+		far = [...]float64{6, 40, 600}[(point/2+int(hash(name, points)%3))%3]
 	}
-	x := 0.25 + 2.75*float64(sum>>11)/(1<<53)
-	if point%3 == 2 {
+	if g == integers || g == indices && !strings.Contains("xyzt", name[:1]) {
+		return float64(1 + sum%uint64(24*min(far, 40)))
+	}
+	x := far * (0.25 + 2.75*float64(sum>>11)/(1<<53))
+	if point%4 >= 2 {
 		x = -x
+	}
+	if g == indices && point%4 == 0 { // ⌈x⌉ is ⌊x⌋+1 elsewhere
+		return math.Round(x)
 	}
 	return x
 }
 
+func hash(name string, salt byte) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	h.Write([]byte{0, salt})
+	sum := h.Sum64()
+	sum = (sum ^ sum>>31) * 0x9e3779b97f4a7c15 // FNV mixes its last byte poorly
+	return sum ^ sum>>32
+}
+
 // at evaluates n at a point.
-func (e *evaluator) at(n *node, point int, integers bool) value {
+func (e *evaluator) at(n *node, point int, g grid) value {
 	if !e.spend(1) || !n.scalar() {
 		return undefined
 	}
@@ -224,12 +290,12 @@ func (e *evaluator) at(n *node, point int, integers bool) value {
 	}
 	switch n.op {
 	case opSymbol:
-		return realValue(coordinate(n.name, point, integers))
+		return realValue(coordinate(n.name, point, g))
 	case opWord:
 		if x, ok := wordValues[n.name]; ok {
 			return realValue(x)
 		}
-		return realValue(math.Abs(coordinate(n.name, point, integers)))
+		return realValue(math.Abs(coordinate(n.name, point, g)))
 	case opConst:
 		switch n.name {
 		case "pi":
@@ -241,10 +307,13 @@ func (e *evaluator) at(n *node, point int, integers bool) value {
 		}
 		return value{v: complex(math.Inf(1), 0)}
 	}
+	if n.op == opApply {
+		return e.apply(n, point, g)
+	}
 	var kids [2]value
 	off := false
 	for i, kid := range n.kids {
-		x := e.at(kid, point, integers)
+		x := e.at(kid, point, g)
 		if !x.usable() {
 			return undefined
 		}
@@ -292,6 +361,25 @@ func (e *evaluator) at(n *node, point int, integers bool) value {
 	z.scale = max(z.scale, cmplx.Abs(z.v))
 	z.off = z.off || off
 	return z
+}
+
+// apply evaluates a function that is not known as a smooth one of its own, which obeys
+// no law that the known ones obey.
+func (e *evaluator) apply(n *node, point int, g grid) value {
+	phase := float64(hash(n.name, byte(len(n.kids))) % 1000)
+	sum, scale, off := complex(phase, 0), phase, false
+	for i, kid := range n.kids {
+		x := e.at(kid, point, g)
+		if !x.usable() {
+			return undefined
+		}
+		weight := 0.2 + float64(hash(n.name, byte(i))%1000)/1000
+		sum += complex(weight, 0) * x.v
+		scale += x.scale
+		off = off || x.off
+	}
+	v := 3 + cmplx.Sin(sum) + cmplx.Cos(1.7*sum)
+	return value{v: v, scale: max(scale, cmplx.Abs(v)), off: off}
 }
 
 func realValue(x float64) value { return value{v: complex(x, 0), scale: math.Abs(x)} }
@@ -386,6 +474,18 @@ func factorial(z complex128) float64 {
 	return math.Gamma(x + 1)
 }
 
+func doubleFactorial(z complex128) float64 {
+	x := real(z)
+	if !isReal(z) || x < -1 || x > 600 || x != math.Trunc(x) {
+		return math.NaN()
+	}
+	product := 1.0
+	for ; x > 1; x -= 2 {
+		product *= x
+	}
+	return product
+}
+
 func binomial(n, k complex128) float64 {
 	x, y := real(n), real(k)
 	if isReal(n) && isReal(k) && x == math.Trunc(x) && x >= 0 && y == math.Trunc(y) && (y < 0 || y > x) {
@@ -419,6 +519,8 @@ func call(name string, a, b value, hasBase bool) value {
 		}
 		z.v = num / den
 		z.scale *= (1 + cmplx.Abs(z.v)*cmplx.Abs(z.v))
+	case "cis":
+		z.v = cmplx.Exp(1i * x)
 	case "arcsin", "asin":
 		z.v = cmplx.Asin(x)
 		z.off = isReal(x) && math.Abs(real(x)) > 1
@@ -427,6 +529,27 @@ func call(name string, a, b value, hasBase bool) value {
 		z.off = isReal(x) && math.Abs(real(x)) > 1
 	case "arctan", "atan":
 		z.v = cmplx.Atan(x)
+	case "arccot": // in (0, π)
+		z.v = math.Pi/2 - cmplx.Atan(x)
+	case "arcsec", "arccsc":
+		inverse := reciprocal(a)
+		if x == 0 {
+			return undefined
+		}
+		return call(map[string]string{"arcsec": "arccos", "arccsc": "arcsin"}[name], inverse, b, false)
+	case "arcsinh", "asinh", "arsinh":
+		z.v = cmplx.Asinh(x)
+		if isReal(x) {
+			z.v = complex(math.Asinh(real(x)), 0)
+		}
+	case "arccosh", "acosh", "arcosh":
+		z.v = cmplx.Acosh(x)
+		z.off = isReal(x) && real(x) < 1
+	case "arctanh", "atanh", "artanh":
+		z.v = cmplx.Atanh(x)
+		z.off = isReal(x) && math.Abs(real(x)) >= 1
+	case "!!":
+		z = realValue(doubleFactorial(x))
 	case "sinh":
 		z.v = cmplx.Sinh(x)
 		z.scale *= max(1, cmplx.Abs(z.v))

@@ -30,10 +30,10 @@ func (e *evaluator) exactly(n *node) *big.Rat {
 		if n.name == "%" || n.name == "percent" {
 			return big.NewRat(1, 100)
 		}
-		return nil
+		return scales[n.name] // nil if it is none
 	case opPow:
 		return e.exactPow(n)
-	case opSymbol, opConst, opSign:
+	case opSymbol, opConst, opSign, opApply:
 		return nil
 	}
 	if !n.scalar() {
@@ -77,6 +77,14 @@ func (e *evaluator) exactly(n *node) *big.Rat {
 		}
 	case opCall:
 		switch n.name {
+		case "!!":
+			if k := smallPositive(kids[0], 900); k > 0 && e.spend(k) {
+				product := big.NewInt(1)
+				for ; k > 1; k -= 2 {
+					product.Mul(product, big.NewInt(int64(k)))
+				}
+				return z.SetInt(product)
+			}
 		case "abs":
 			return z.Abs(kids[0])
 		case "floor", "ceil":

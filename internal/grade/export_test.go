@@ -1,6 +1,9 @@
 package grade
 
-const MaxSteps = maxSteps
+const (
+	MaxSteps = maxSteps
+	MaxTail  = maxTail
+)
 
 // Steps returns what a comparison cost.
 func Steps(a, b string) int {
@@ -10,4 +13,4 @@ func Steps(a, b string) int {
 }
 
 // IsMathematics reports whether an answer parses as mathematics.
-func IsMathematics(s string) bool { return readings(Normalize(s))[0].tree != nil }
+func IsMathematics(s string) bool { return readings(Normalize(s), "")[0].tree != nil }

@@ -21,7 +21,7 @@ func (p *parser) primary() *node {
 	switch t.kind {
 	case tokNumber:
 		if p.op() == "_" { // a number in another base
-			return &node{op: opSymbol, name: t.text + p.subscript()}
+			return p.based(t.text)
 		}
 		return p.literal(t.text)
 	case tokLetter:
@@ -29,16 +29,26 @@ func (p *parser) primary() *node {
 	case tokFunc:
 		return p.call(t.text)
 	case tokWord:
+		if _, isUnit := unitTable[t.text]; !isUnit && p.op() == "(" && !p.peek().space {
+			return p.apply(t.text)
+		}
 		return &node{op: opWord, name: t.text}
 	}
 	switch t.text {
 	case "(", "[":
-		return p.bracketed(t.text)
+		n := p.bracketed(t.text)
+		if p.op() == "_" && n.op == opNumber && n.num.IsInt() {
+			return p.based(n.num.RatString())
+		}
+		return n
 	case "{":
 		return p.closing("}", opSet)
 	case "set{":
 		if p.accept("set}") {
 			return combine(opSet)
+		}
+		if n := p.builder(); n != nil {
+			return n
 		}
 		n := p.closing("set}", opSet)
 		if n.op != opSet {
@@ -125,13 +135,62 @@ func (p *parser) literal(text string) *node {
 
 func pow10(n int) *big.Int { return new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(n)), nil) }
 
+// based parses the base behind the digits of a number: 5, (5) or five.
+func (p *parser) based(digits string) *node {
+	base := strings.Trim(p.subscript(), "_()")
+	base = strings.TrimPrefix(base, "base")
+	if i := slices.Index(baseNames, strings.ToLower(base)); i >= 0 {
+		base = strconv.Itoa(i + 2)
+	}
+	return &node{op: opSymbol, name: digits + "_" + base}
+}
+
+var baseNames = strings.Fields("two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen")
+
+// builder parses what follows the brace of {x | x > 2}; it returns nil and moves
+// nowhere if something else follows.
+func (p *parser) builder() *node {
+	j := p.i + 1
+	if p.opAt(j) == "in" && j+1 < len(p.toks) && p.toks[j+1].text == "mathbb{R}" {
+		j += 2
+	}
+	if p.peek().kind != tokLetter || p.opAt(j) != "|" && p.opAt(j) != ":" {
+		return nil
+	}
+	x := &node{op: opSymbol, name: p.peek().text}
+	p.i = j + 1
+	bars := p.bars
+	p.bars = 0
+	condition := p.list()
+	p.bars = bars
+	if !p.accept("set}") {
+		return p.fail()
+	}
+	return combine(opBuild, x, condition)
+}
+
+// apply parses the arguments of a function that is not known.
+func (p *parser) apply(name string) *node {
+	arg := p.primary()
+	n := &node{op: opApply, name: name, kids: []*node{arg}}
+	if !arg.scalar() {
+		n.kids = arg.kids
+	}
+	for _, kid := range n.kids {
+		p.scalar(kid)
+	}
+	return n
+}
+
 // symbol parses a variable with its subscripts and primes, or a constant. A name
-// called on a literal, I(0), is one symbol; called on anything else it cannot be
-// told from a product, and as a product it is read.
+// called on a literal, I(0), is one symbol, and f, g and h before a bracket are
+// functions; another name called on anything else cannot be told from a product, and
+// as a product it is read.
 func (p *parser) symbol(name string) *node {
 	switch name {
 	case "pi", "e", "i":
-		if p.op() != "_" {
+		named := p.op() == "(" && p.opAt(p.i+2) == ")" && p.opAt(p.i+3) == "=" && p.toks[p.i+1].kind == tokNumber
+		if p.op() != "_" && !named {
 			return &node{op: opConst, name: name}
 		}
 	}
@@ -144,6 +203,8 @@ func (p *parser) symbol(name string) *node {
 		case p.op() == "(" && p.opAt(p.i+2) == ")" && p.toks[p.i+1].kind == tokNumber:
 			name += "(" + p.toks[p.i+1].text + ")"
 			p.i += 3
+		case p.op() == "(" && strings.Contains("fgh", name[:1]) && (len(name) == 1 || !isLetter(name[1])) && !strings.Contains(p.variables, name):
+			return p.apply(name)
 		default:
 			return &node{op: opSymbol, name: name}
 		}
@@ -196,6 +257,12 @@ func (p *parser) split() {
 // call parses the argument of a function: a bracket, or a product up to the next
 // sign, bracket or function, as in \sin 2x \cos x.
 func (p *parser) call(name string) *node {
+	if !funcs[name] {
+		if !p.startsOperand() && p.op() != "set{" {
+			return &node{op: opSymbol, name: name}
+		}
+		return p.apply(name)
+	}
 	n := &node{op: opCall, name: name}
 	var exponent *node
 	if name == "log" && p.accept("_") {
@@ -245,7 +312,7 @@ func (p *parser) call(name string) *node {
 		return n
 	}
 	inverse := exponent.op == opNeg && exponent.kids[0].op == opNumber && exponent.kids[0].num.Cmp(big.NewRat(1, 1)) == 0
-	if inverse && funcs["arc"+name] {
+	if inverse && funcs["arc"+name] { // \sin^{-1}, \sinh^{-1}
 		n.name = "arc" + name
 		return n
 	}

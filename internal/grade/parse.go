@@ -22,6 +22,7 @@ const (
 	opPow              // base, exponent
 	opRoot             // radicand, index
 	opCall             // argument and, for log, base; name: the function
+	opApply            // arguments; name: a function that is not known
 	opFact             // a
 	opBinom            // n, k
 	opSign             // a: plus or minus a; name: ± or ∓
@@ -29,9 +30,10 @@ const (
 	// Not numbers:
 	opSeq    // items of a tuple or interval; name: its two brackets, or ":"
 	opSet    // items
-	opList   // items with no bracket around them
+	opList   // items with no bracket around them; name: and, or, ∧, ∨, "mixed", "" for commas
 	opUnion  // a, b; name: ∪, ∩, ∖
 	opMatrix // rows, each an opSeq; name: v for a determinant's bars
+	opBuild  // x, condition: {x | condition} over the reals
 	opRel    // sides; rels between them
 )
 
@@ -60,12 +62,14 @@ type parser struct {
 	i     int
 	depth int
 	bars  int // open |
-	bad   bool
+	// those of f, g and h that are no functions
+	variables string
+	bad       bool
 }
 
 // parse builds the tree of an answer.
-func parse(toks []token) (*node, error) {
-	p := &parser{toks: slices.Clone(toks)}
+func parse(toks []token, variables string) (*node, error) {
+	p := &parser{toks: slices.Clone(toks), variables: variables}
 	n := p.list()
 	if p.bad || p.i < len(p.toks) {
 		return nil, errSyntax
@@ -117,17 +121,27 @@ func (p *parser) leave() { p.depth-- }
 
 // list parses items up to something that cannot go on: the end or a closing bracket.
 func (p *parser) list() *node {
-	items := []*node{p.relation()}
-	for p.accept(",") || p.accept(";") {
-		for p.accept(",") { // ", and"
+	list := combine(opList, p.relation())
+	for separators[p.op()] {
+		for separators[p.op()] { // ", and"
+			switch sep := p.op(); {
+			case sep == "," || sep == ";" || sep == list.name:
+			case list.name == "":
+				list.name = sep
+			default:
+				list.name = "mixed"
+			}
+			p.i++
 		}
-		items = append(items, p.relation())
+		list.kids = append(list.kids, p.relation())
 	}
-	if len(items) == 1 {
-		return items[0]
+	if len(list.kids) == 1 {
+		return list.kids[0]
 	}
-	return combine(opList, items...)
+	return list
 }
+
+var separators = setOf(", ; and or ∧ ∨")
 
 var relations = setOf("= < <= > >= != ≈ in →")
 
@@ -190,6 +204,12 @@ func (p *parser) sum() *node {
 				b = &node{op: opSign, name: o, kids: []*node{b}}
 			}
 			n = combine(opAdd, p.scalar(n), b)
+		case "over":
+			p.i++
+			return combine(opDiv, p.scalar(n), p.scalar(p.sum()))
+		case "choose":
+			p.i++
+			return combine(opBinom, p.scalar(n), p.scalar(p.sum()))
 		default:
 			return n
 		}
@@ -255,12 +275,13 @@ func (p *parser) signed() *node {
 }
 
 // startsOperand reports whether a factor may follow here without a sign. A number
-// may not follow a number, a letter or a word.
+// may not follow a number, a letter or a word, unless it is a power behind a letter:
+// n2^n is n·2^n, and n2 a name.
 func (p *parser) startsOperand() bool {
 	switch t := p.peek(); t.kind {
 	case tokNumber:
 		last := p.toks[p.i-1]
-		return last.kind == tokOp || last.kind == tokLetter && len(last.text) > 1
+		return last.kind == tokOp || last.kind == tokLetter && (len(last.text) > 1 || p.opAt(p.i+1) == "^")
 	case tokOp:
 		switch t.text {
 		case "(", "[", "{", "lfloor", "lceil", "frac", "sqrt", "binom", "$", "€", "£", "inf":
@@ -317,8 +338,7 @@ func (p *parser) postfix(n *node) *node {
 	for {
 		switch {
 		case p.op() == "!":
-			p.i++
-			n = combine(opFact, p.scalar(n))
+			n = p.factorial(n)
 		case p.op() == "%" || p.op() == "$" || p.op() == "€" || p.op() == "£":
 			n = p.measure(n, p.op())
 			p.i++
@@ -338,6 +358,15 @@ func (p *parser) postfix(n *node) *node {
 			return n
 		}
 	}
+}
+
+// factorial parses ! and !!, the double factorial.
+func (p *parser) factorial(n *node) *node {
+	p.i++
+	if p.accept("!") {
+		return &node{op: opCall, name: "!!", kids: []*node{p.scalar(n)}}
+	}
+	return combine(opFact, p.scalar(n))
 }
 
 func (p *parser) measure(n *node, unit string) *node {
@@ -398,8 +427,7 @@ func (p *parser) exponent() *node {
 func (p *parser) exponentBase() *node {
 	n := p.primary()
 	if p.op() == "!" {
-		p.i++
-		n = combine(opFact, p.scalar(n))
+		n = p.factorial(n)
 	}
 	if p.op() == "^" && p.enter() {
 		defer p.leave()

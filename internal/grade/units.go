@@ -2,6 +2,8 @@ package grade
 
 import (
 	"math/big"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -23,13 +25,17 @@ angle: 1 ° degree degrees deg; 1/60 '; 1/3600 ''
 percent: 1 % percent
 Hz: 1 Hz hertz; 1000 kHz; 1000000 MHz; 1000000000 GHz
 N: 1 N newton newtons
-J: 1 J joule joules; 1000 kJ
+J: 1 J joule joules; 1000 kJ; 3600000 kWh
 kcal: 1 kcal
 W: 1 W watt watts; 1000 kW
 V: 1 V volt volts
 K: 1 K kelvin kelvins
 Pa: 1 Pa pascal pascals; 1000 kPa
 mol: 1 mol mole moles
+unit: 1 u unit units
+ohm: 1 ohm ohms; 1000 kohm
+speed: 1 mph
+rotation: 1 rpm
 eV: 1 eV; 1000 keV; 1000000 MeV
 `)
 
@@ -47,6 +53,16 @@ func parseUnits(table string) map[string]unit {
 	}
 	return units
 }
+
+// scales are words that multiply what stands before them.
+var scales = map[string]*big.Rat{
+	"dozen": big.NewRat(12, 1), "hundred": big.NewRat(100, 1), "thousand": big.NewRat(1000, 1), "million": big.NewRat(1e6, 1),
+	"billion": big.NewRat(1e9, 1), "trillion": big.NewRat(1e12, 1),
+}
+
+// refuted are words behind a number that take it back or change it: no units.
+var refuted = setOf("not no never incorrect wrong false extraneous factorial over minus plus times to less more fewer " +
+	"remainder choose divided root least most cis")
 
 // measure is the product of the units of a quantity.
 type measure struct {
@@ -76,7 +92,7 @@ func unitOf(n *node) (value *node, m measure) {
 	for first.op == opMul || first.op == opDiv || first.op == opNeg || first.op == opPow {
 		first = first.kids[0]
 	}
-	if first.op == opWord {
+	if first.op == opWord || refutes(n) {
 		return n, m
 	}
 	square := 1 // the power that "square" and "cubic" give to the next word
@@ -84,9 +100,16 @@ func unitOf(n *node) (value *node, m measure) {
 	return value, m
 }
 
+func refutes(n *node) bool {
+	return n.op == opWord && refuted[strings.ToLower(n.name)] || slices.ContainsFunc(n.kids, refutes)
+}
+
 func (m measure) split(n *node, power int, modifier *int) *node {
 	switch n.op {
 	case opWord:
+		if scales[n.name] != nil {
+			return n
+		}
 		m.add(n.name, power, modifier)
 		return nil
 	case opPow:
@@ -132,7 +155,7 @@ func (m measure) add(name string, power int, modifier *int) {
 	power *= *modifier
 	*modifier = 1
 	u, ok := unitTable[name]
-	if !ok {
+	if !ok && len(name) > 2 { // not Mg
 		u, ok = unitTable[strings.ToLower(name)]
 	}
 	if !ok {
@@ -160,3 +183,33 @@ func smallInt(n *node) int {
 	}
 	return int(n.num.Num().Int64())
 }
+
+// quantity is a number with units that were written without \text: 20 km/h.
+var quantity = regexp.MustCompile(`^([-+]?(?:[0-9][0-9,]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*-?[0-9]+\s*\}|[0-9]+))?)` +
+	`((?:\s|~|\\[ ,;:])+)([A-Za-z\\][A-Za-z0-9\\/^{}. -]*)$`)
+
+// uprightUnits writes the units of a quantity upright; it returns "" if the answer is no
+// number with units that are known. Units
+// that are letters, as in 20 m, may be variables, unless LaTeX put the space before
+// them or they are of a usual form.
+func uprightUnits(answer string) string {
+	m := quantity.FindStringSubmatch(latex(answer))
+	if m == nil {
+		return ""
+	}
+	spaced := strings.ContainsAny(m[2], `\~`)
+	units := strings.NewReplacer(`\Omega`, "ohm", `\mu m`, "micron", "{", "", "}", "").Replace(m[3])
+	sure := spaced || usualUnits[strings.ReplaceAll(units, " ", "")]
+	for _, word := range strings.FieldsFunc(units, func(r rune) bool { return strings.ContainsRune(" /^-0123456789", r) }) {
+		if _, ok := unitTable[word]; !ok {
+			return ""
+		}
+		sure = sure || len(word) > 1 && !strings.Contains(m[3], `\`)
+	}
+	if !sure {
+		return ""
+	}
+	return m[1] + `\text{ ` + units + "}"
+}
+
+var usualUnits = setOf("K m/s m/s^2 N/m J/K V/m g/L")

@@ -39,7 +39,9 @@ func VerifierOf(task string) (Verifier, error) {
 }
 
 func verifyMath(p Problem, answer string) bool {
-	return slices.ContainsFunc(p.Answers, func(gold string) bool { return Equal(gold, answer) })
+	return slices.ContainsFunc(p.Answers, func(gold string) bool {
+		return Equal(gold, answer) || lettered.MatchString(gold) && choice(gold) == choice(answer)
+	})
 }
 
 func verifyExact(p Problem, answer string) bool {
@@ -53,27 +55,36 @@ func verifyChoice(p Problem, answer string) bool {
 }
 
 var (
-	choiceClothes = regexp.MustCompile(`\\(text|textbf|mathrm|mathbf|textrm|mbox)\b|\\[ ,;!]|[{}$*~]`)
-	choiceLetter  = regexp.MustCompile(`^(?i:(?:(?:the )?(?:correct )?(?:final )?(?:answer|option|choice)(?: is)?:?)?\s*)(?:\(([A-Ea-e])\)|([A-Ea-e])(?:[).:,]|$))`)
+	lettered      = regexp.MustCompile(`^\$?\\(text|textbf|mathrm|mathbf|textrm|mbox)\s*\{\s*\([A-E]\)\s*\}\$?$`) // a choice among the answers of a math task
+	choiceClothes = regexp.MustCompile(`\\(text|textbf|textsf|mathrm|mathbf|mathsf|textrm|mbox)\b|\\[ ,;!]|[{}$*~"“”]`)
+	choiceLetter  = regexp.MustCompile(`^(?i:(?:(?:the )?(?:correct |final |right )*(?:answer|option|choice)\s*(?:is)?:?\s*(?:(?:option|choice)\s*)?)?)(?:[(\[]([A-Ea-e])[)\]]|([A-Ea-e])(?:[).:,]|\s+(?:[-–—]|is (?:the|right|true|correct)\b)|$))`)
+	otherChoice   = regexp.MustCompile(`[(\[][A-E][)\]]|\b[B-E]\b|\bA(?:\b[^ ]|$)|^[\s,]*(?:and|or)\b|(?i:^\W*(?:is|was)\s+(?:not|wrong|false|incorrect)\b)`)
 )
 
 // choice returns the letter of an answer such as B, (b), \text{B}, B. or B) 12, in
-// upper case, or "".
+// upper case, or "" if there is none, or a second one: (B) or (C), B is wrong.
 func choice(answer string) string {
-	m := choiceLetter.FindStringSubmatch(strings.TrimSpace(choiceClothes.ReplaceAllString(Normalize(answer), "")))
-	if m == nil {
+	answer = strings.TrimSpace(choiceClothes.ReplaceAllString(Normalize(answer), ""))
+	m := choiceLetter.FindStringSubmatch(answer)
+	if m == nil || otherChoice.MatchString(answer[len(m[0]):]) {
 		return ""
 	}
 	return strings.ToUpper(m[1] + m[2])
 }
+
+// timesX is a multiplication sign among numbers, typed as a letter.
+var timesX = regexp.MustCompile(`([0-9)}\s])[xX]([0-9({\s])`)
 
 func verifyCountdown(p Problem, answer string) bool {
 	answer = Normalize(answer)
 	if len(answer) > maxInput {
 		return false
 	}
+	for range 2 { // those of 3x7x8 share the 7
+		answer = timesX.ReplaceAllString(answer, "$1*$2")
+	}
 	toks, _ := lex(answer, false, false)
-	tree, err := parse(toks)
+	tree, err := parse(toks, "")
 	if err != nil {
 		return false
 	}

@@ -1,6 +1,7 @@
 package grade_test
 
 import (
+	"strings"
 	"testing"
 
 	"anytime/internal/grade"
@@ -23,6 +24,10 @@ func TestBoxed(t *testing.T) {
 		{`\boxed {5}`, "5", true},
 		{`\boxed{5} but \boxed{6`, "5", true},
 		{`\boxed{}`, "", true},
+		{`\boxed{5} and remember to use \boxed{}.`, "5", true},
+		{`\boxed{4}. Check: \boxed{5}`, "5", true},
+		{`\boxed\frac{1}{2}.`, `\frac{1}{2}`, true},
+		{`{\boxed 5}`, "5", true},
 		{`\boxed{6`, "", false},
 		{`\boxed`, "", false},
 		{`no box`, "", false},
@@ -34,18 +39,40 @@ func TestBoxed(t *testing.T) {
 	}
 }
 
+// However long a text is, only its end is searched, and once.
+func TestBoxedIsBounded(t *testing.T) {
+	far := strings.Repeat(" .", grade.MaxTail/2)
+	for _, text := range []string{`\boxed{5}` + far, strings.Repeat(`\boxed{`, 20) + strings.Repeat("x", 1<<20)} {
+		if content, ok := grade.Boxed(text); ok {
+			t.Errorf("Boxed(%.20q…) = %q", text, content)
+		}
+	}
+	if got := grade.Normalize("5" + far); got != "5" {
+		t.Errorf("Normalize of an answer with many full stops = %.20q", got)
+	}
+	if content, ok := grade.Boxed(far + `\boxed{5}`); content != "5" || !ok {
+		t.Errorf("Boxed of a long text = %q, %v", content, ok)
+	}
+}
+
 func TestNormalize(t *testing.T) {
 	for in, want := range map[string]string{
-		" $5$. ":                   "5",
-		`\[ x^2 \]`:                "x^2",
-		`so \boxed{$\frac12$}`:     `\frac12`,
-		"**42**":                   "42",
-		"$1$, $2$":                 "$1$, $2$",
-		`\$5`:                      `\$5`,
-		"1, 2, ...":                "1, 2, ...",
-		`\text{Evelyn}`:            `\text{Evelyn}`,
-		"":                         "",
-		`\boxed{\boxed{\text{a}}}`: `\text{a}`,
+		" $5$. ":                         "5",
+		`\[ x^2 \]`:                      "x^2",
+		`so \boxed{$\frac12$}`:           `\frac12`,
+		"**42**":                         "42",
+		"$1$, $2$":                       "$1$, $2$",
+		`\$5`:                            `\$5`,
+		"1, 2, ...":                      "1, 2, ...",
+		`\text{Evelyn}`:                  `\text{Evelyn}`,
+		"":                               "",
+		`\boxed{\boxed{\text{a}}}`:       `\text{a}`,
+		`so \boxed{1}, \boxed{2}.`:       `\boxed{1}, \boxed{2}`,
+		`$x=\boxed{1}$ or $x=\boxed{2}$`: `x=\boxed{1}$ or $x=\boxed{2}`,
+		`\boxed{1}, then \boxed{2}`:      "2",
+		`***5***`:                        "5",
+		`"5."`:                           "5",
+		"5. .":                           "5",
 	} {
 		if got := grade.Normalize(in); got != want {
 			t.Errorf("Normalize(%q) = %q, want %q", in, got, want)
@@ -88,7 +115,28 @@ func TestVerifiers(t *testing.T) {
 		{"choice", letter, "Answer: B", true},
 		{"choice", letter, `\boxed{\text{(B)}}`, true},
 		{"choice", grade.Problem{Answers: []string{`\text{(B)}`}}, "B", true},
+		{"choice", letter, "B is correct", true},
+		{"choice", letter, "The answer is option B", true},
+		{"choice", letter, "[B]", true},
+		{"choice", letter, `\textsf{(B)}`, true},
+		{"choice", letter, "B - twelve", true},
+		{"choice", letter, `"B"`, true},
+		{"choice", letter, "B) not enough information", true},
+		{"choice", letter, "(B) A dog", true},
 		{"choice", letter, "C", false},
+		{"choice", letter, "(B) or (C)", false},
+		{"choice", letter, "B or C", false},
+		{"choice", letter, "B, C", false},
+		{"choice", letter, "(B), (A)", false},
+		{"choice", letter, "B) is wrong; the answer is C", false},
+		{"choice", letter, "B is not correct", false},
+		{"choice", letter, `\boxed{B}, \boxed{C}`, false},
+		{"choice", letter, "not B", false},
+		{"choice", letter, "B is wrong", false},
+		{"math", grade.Problem{Answers: []string{`\text{(B)}`}}, "B)", true},
+		{"math", grade.Problem{Answers: []string{`\text{(B)}`}}, `\textbf{(B)}\ 12`, true},
+		{"math", grade.Problem{Answers: []string{`\text{(B)}`}}, `\textbf{(C)}\ 12`, false},
+		{"math", grade.Problem{Answers: []string{`\text{(B)}`}}, "(B) or (C)", false},
 		{"choice", letter, "(C) B", false},
 		{"choice", letter, "A or B", false},
 		{"choice", letter, "Both", false},
@@ -101,6 +149,13 @@ func TestVerifiers(t *testing.T) {
 		{"countdown", countdown, "(3 × 7) + 8", true},
 		{"countdown", countdown, `\boxed{3 \times 7 + 8 = 29}`, true},
 		{"countdown", countdown, `$3\cdot 7+8$.`, true},
+		{"countdown", countdown, "3 x 7 + 8", true},
+		{"countdown", countdown, "3x7+8", true},
+		{"countdown", grade.Problem{Numbers: []int64{2, 3, 4}, Target: 24}, "2x3x4", true},
+		{"countdown", countdown, "3•7+8", true},
+		{"countdown", countdown, "３×７＋８＝２９", true},
+		{"countdown", countdown, "3 x 8 + 7", false},
+		{"countdown", countdown, "3 xx 7 + 8", false},
 		{"countdown", countdown, "3*8+7", false},     // 31
 		{"countdown", countdown, "3*8+7=29", false},  // false
 		{"countdown", countdown, "3*7+8=30", false},  // false

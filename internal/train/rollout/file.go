@@ -35,7 +35,7 @@ type header struct {
 
 const format = "anytime rollouts 1"
 
-// OpenFile opens a record, or begins it. It is an error if that was begun with other settings. A last line that was not finished is
+// OpenFile opens a record, or begins it. It is an error if that has traces of other settings. A last line that was not finished is
 // dropped.
 func OpenFile(path string, s Settings) (_ *File, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644) //nolint:gosec // as any output
@@ -52,17 +52,20 @@ func OpenFile(path string, s Settings) (_ *File, err error) {
 	if err != nil && !errors.Is(err, errNone) {
 		return nil, err
 	}
+	other := !reflect.DeepEqual(kept, s)
+	if other && len(traces) > 0 {
+		was, is := Differences(kept, s)
+		return nil, fmt.Errorf("%s was begun with the settings %s, not with %s: go on with those, or name another file", path, was, is)
+	}
+	if other { // nothing is lost
+		size = 0
+	}
 	r.size = size
 	if err := f.Truncate(size); err != nil {
 		return nil, fmt.Errorf("open rollouts: %w", err)
 	}
-	if errors.Is(err, errNone) {
+	if size == 0 {
 		return r, r.write(header{format, &s})
-	}
-	if !reflect.DeepEqual(kept, s) {
-		was, _ := json.Marshal(kept)
-		is, _ := json.Marshal(s)
-		return nil, fmt.Errorf("%s was begun with the settings %s, not with %s: go on with those, or name another file", path, was, is)
 	}
 	for _, t := range traces {
 		r.traces[place{t.Problem, t.Index}] = t

@@ -107,6 +107,38 @@ func TestBadFile(t *testing.T) {
 	}
 }
 
+// Settings under which nothing was sampled give way to others.
+func TestOtherSettings(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r.jsonl")
+	for seed := range uint64(2) {
+		f, err := rollout.OpenFile(path, rollout.Settings{Seed: seed, Budgets: []int{5}, Traces: 1, Summaries: 1, SummaryTokens: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if s, _, err := rollout.Read(path); err != nil || s.Seed != seed {
+			t.Errorf("the settings are %+v, %v; want the seed %d", s, err, seed)
+		}
+	}
+}
+
+func TestDifferences(t *testing.T) {
+	type settings struct {
+		Same    []int          `json:"same"`
+		Lists   []int          `json:"lists"`
+		Inner   map[string]any `json:"inner"`
+		Answers bool           `json:"answers,omitempty"`
+	}
+	one := settings{[]int{1}, []int{1, 2}, map[string]any{"rate": 0.5, "name": "a"}, true}
+	other := settings{[]int{1}, []int{2}, map[string]any{"rate": 0.25, "name": "a"}, false}
+	of, than := rollout.Differences(one, other)
+	if of != "answers true, inner.rate 0.5, lists [1,2]" || than != "no answers, inner.rate 0.25, lists [2]" {
+		t.Errorf("%q and %q", of, than)
+	}
+}
+
 // Rollouts of other problems must not pass for these.
 func TestOtherProblems(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "r.jsonl")

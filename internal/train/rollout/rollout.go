@@ -92,6 +92,7 @@ func Run(ctx context.Context, c Config, problems []task.Problem) ([][]Trace, err
 				if !slices.Equal(t.Prompt, s.prompts[b].ids()) {
 					cancel(fmt.Errorf("rollout %d of problem %q is recorded with another prompt: record these problems in a new file", g, p.ID))
 				}
+				s.grade(p, t) // the right answers may have been corrected since
 				traces[b][g] = t
 				continue
 			}
@@ -315,14 +316,26 @@ func (s *sampler) trace(ctx context.Context, p task.Problem, opening forced, g i
 			if b.err != nil {
 				return Trace{}, b.err
 			}
-			r := reward.Response{Thinking: t.Thinking.Text, EOS: point.EOS, Closing: closing.text, Summary: b.Text}
-			if i < merged {
-				r.Thinking, r.Closing = t.Thinking.upTo(s.Budgets[i]), s.cut.text
-			}
-			point.Summaries = append(point.Summaries, Summary{Span: b.Span, Reward: reward.Of(p, s.family, r)})
+			point.Summaries = append(point.Summaries, Summary{Span: b.Span})
 		}
 	}
+	s.grade(p, t)
 	return t, nil
+}
+
+// grade rewards the summaries of a trace.
+func (s *sampler) grade(p task.Problem, t Trace) {
+	for _, point := range t.Points {
+		// A thought has a closing mark at its own end or nowhere, so that what was cut of it does not matter to the reward.
+		r := reward.Response{EOS: point.EOS, Closing: s.cut.text}
+		if t.Thinking.End == decode.EndUntil && point.After == t.Thinking.Tokens {
+			r.Thinking, r.Closing = t.Thinking.Text, s.own.text
+		}
+		for i := range point.Summaries {
+			r.Summary = point.Summaries[i].Text
+			point.Summaries[i].Reward = reward.Of(p, s.family, r)
+		}
+	}
 }
 
 // branch is a fork whose summary is being read.
@@ -381,7 +394,6 @@ func (s *sampler) read(ctx context.Context, seq decode.Sequence) (Span, error) {
 				span.LogProbs = append(span.LogProbs, t.LogProb)
 			}
 			text.WriteString(t.Text)
-			span.ends = append(span.ends, text.Len())
 		}
 		span.Tokens += len(chunk.Tokens)
 		span.End = chunk.End

@@ -354,6 +354,35 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// Recorded thoughts are rewarded by the answers that are right now.
+func TestCorrectedAnswers(t *testing.T) {
+	path := t.TempDir() + "/rollouts.jsonl"
+	for _, test := range []struct {
+		right string
+		want  [][]float64
+	}{{"8", [][]float64{{1, 1}, {0, 0}, {0, 0}}}, {"7", [][]float64{{0, 0}, {1, 1}, {1, 1}}}} {
+		c := config(t, scripted(t, decodetest.Options{Model: counting(4, "</think>")}), 2, 4, 8)
+		var err error
+		if c.Record, err = rollout.OpenFile(path, c.Settings); err != nil {
+			t.Fatal(err)
+		}
+		problems := seven(1)
+		problems[0].Answers = []string{test.right}
+		traces, err := rollout.Run(t.Context(), c, problems)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tr := range traces[0] {
+			if got := tr.Rewards(3); !reflect.DeepEqual(got, test.want) {
+				t.Errorf("where %s is right the rewards are %v, want %v", test.right, got, test.want)
+			}
+		}
+		if err := c.Record.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // sameTraces compares what is recorded of the traces. The scripted engine numbers tokens as they come, so ids are left out.
 func sameTraces(t *testing.T, got, want [][]rollout.Trace) {
 	t.Helper()

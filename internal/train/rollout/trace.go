@@ -39,21 +39,12 @@ type Span struct {
 	Text     string     `json:"text"`
 	End      decode.End `json:"end"`
 	EOG      *EOG       `json:"eog,omitempty"` // what followed the tokens where End is "eog" and the engine tells
-	ends     []int      // bytes of Text up to the end of each token; only of what was just decoded
 }
 
 // EOG is the end-of-generation token with which the model ended a span. It is not among the span's tokens.
 type EOG struct {
 	ID      int32   `json:"id"`
 	LogProb float32 `json:"logprob"`
-}
-
-// upTo returns the text of the first n tokens of a span that was just decoded.
-func (s Span) upTo(n int) string {
-	if n == 0 {
-		return ""
-	}
-	return s.Text[:s.ends[n-1]]
 }
 
 // Rewards returns the reward of each summary by budget. [S, A]

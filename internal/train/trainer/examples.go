@@ -24,8 +24,10 @@ import (
 // that ended a span, or nothing would teach the model to stop. One that ended the thinking counts to its last segment; branches do not
 // see it.
 //
+// answersOnly: the thinking is not trained.
+//
 // Each token counts 1/(b_S + S·A·longest summary), a constant: a long response weighs as much per token as a short one.
-func FromTraces(m advantage.Method, s rollout.Settings, group []rollout.Trace) ([]model.Example, error) {
+func FromTraces(m advantage.Method, s rollout.Settings, answersOnly bool, group []rollout.Trace) ([]model.Example, error) {
 	budgets := len(s.Budgets)
 	var scores advantage.Scores
 	for _, t := range group {
@@ -39,7 +41,7 @@ func FromTraces(m advantage.Method, s rollout.Settings, group []rollout.Trace) (
 	weight := float32(1 / float64(s.Budgets[budgets-1]+budgets*s.Summaries*s.SummaryTokens))
 	examples := make([]model.Example, len(group))
 	for g, t := range group {
-		b := builder{weight: weight}
+		b := builder{weight: weight, answersOnly: answersOnly}
 		if err := b.trace(t, s.Summaries, thinking[g], summary[g], m.Summary == advantage.LastOnly); err != nil {
 			return nil, fmt.Errorf("trace %d of problem %q: %w", t.Index, t.Problem, err)
 		}
@@ -51,7 +53,8 @@ func FromTraces(m advantage.Method, s rollout.Settings, group []rollout.Trace) (
 // builder puts an example together in the order of its tree's tokens.
 type builder struct {
 	model.Example
-	weight float32 // of a trained token
+	weight      float32 // of a trained token
+	answersOnly bool
 }
 
 func (b *builder) trace(t rollout.Trace, summaries int, thinking []float64, summary [][]float64, lastOnly bool) error {
@@ -73,7 +76,11 @@ func (b *builder) trace(t rollout.Trace, summaries int, thinking []float64, summ
 		if i == len(t.Points)-1 && to == t.Thinking.Tokens {
 			to = len(thought)
 		}
-		b.sampled(thoughtLogProbs[from:to], thinking[p.Budget])
+		if b.answersOnly {
+			b.forced(to - from)
+		} else {
+			b.sampled(thoughtLogProbs[from:to], thinking[p.Budget])
+		}
 		from = to
 	}
 	b.forced(len(thought) - from)

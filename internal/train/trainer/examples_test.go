@@ -104,9 +104,20 @@ func TestByHand(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			examples, err := trainer.FromTraces(m, s, traces)
+			examples, err := trainer.FromTraces(m, s, false, traces)
 			if err != nil {
 				t.Fatal(err)
+			}
+			answers, err := trainer.FromTraces(m, s, true, traces)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for g, e := range answers {
+				trunk := len(e.Tree.Trunk)
+				if slices.ContainsFunc(e.Weight[:trunk], func(w float32) bool { return w != 0 }) || !slices.Equal(e.Weight[trunk:], examples[g].Weight[trunk:]) ||
+					!slices.Equal(e.Advantage[trunk:], examples[g].Advantage[trunk:]) {
+					t.Errorf("trace %d, answers only: weights %v", g, e.Weight)
+				}
 			}
 			for g, e := range examples {
 				want := model.Tree{Trunk: append([]int32{1, 2}, traces[g].Thinking.IDs...)}
@@ -168,7 +179,7 @@ func TestUnfitTraces(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := trainer.FromTraces(m, s, traces); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := trainer.FromTraces(m, s, false, traces); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want one with %q", err, c.want)
 			}
 		})

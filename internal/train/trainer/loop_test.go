@@ -230,8 +230,93 @@ func TestSFT(t *testing.T) {
 	if !(want[4].Loss < 0.9*want[0].Loss) {
 		t.Errorf("the loss went from %v to %v", want[0].Loss, want[4].Loss)
 	}
-	if err := run(parts, 4, 6); err == nil || !strings.Contains(err.Error(), "begun with the settings") {
+	if err := run(parts, 4, 6); err == nil || !strings.Contains(err.Error(), "begun with the settings batch 3, not with batch 4:") {
 		t.Errorf("another batch size: %v", err)
+	}
+
+	long := task.Example{Problem: problems()[0], Thinking: strings.Repeat("3+4 ", 100), Summary: "7"}
+	_, err := trainer.FromExample(t.Context(), e, r, long, "")
+	if err == nil || !strings.Contains(err.Error(), `problem "p0": it needs a context of`) || !strings.HasSuffix(err.Error(), "the engine's has 256") {
+		t.Errorf("an example beyond the context: %v", err)
+	}
+}
+
+// TestLost: what a folder lacks of its work is told, and nothing is done again over the rest.
+func TestLost(t *testing.T) {
+	path := tinyModel(t)
+	e, r := open(t, path)
+	folder := t.TempDir()
+	sft := trainer.SFT{
+		SFTSettings: trainer.SFTSettings{Batch: 1}, Open: opener(path, model.Config{Train: model.Adapter, Seed: 1}),
+		Engine: e, Renderer: r, Examples: teacher(), Folder: folder, Every: 1,
+	}
+	if _, err := sft.Run(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	metrics, checkpoint := filepath.Join(folder, "metrics.jsonl"), filepath.Join(folder, "checkpoint-000003.gguf")
+	whole, err := os.ReadFile(metrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(string(whole), "\n")
+	put := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, text := range []string{lines[0], lines[0] + lines[2], lines[0] + lines[0] + lines[2]} {
+		put(metrics, text)
+		if _, err := sft.Run(t.Context(), 4); err == nil || !strings.Contains(err.Error(), "metrics.jsonl, line 2: it must be of step or round 2") {
+			t.Errorf("metrics %s: %v", text, err)
+		}
+	}
+	put(metrics, string(whole))
+	if err := os.Rename(checkpoint, checkpoint+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sft.Run(t.Context(), 4); err == nil || !strings.Contains(err.Error(), "it had come to 3, but the last checkpoint is of 0") {
+		t.Errorf("without the checkpoint: %v", err)
+	}
+	put(metrics, "")
+	put(filepath.Join(folder, "rollouts-000002.jsonl"), "")
+	if _, err := sft.Run(t.Context(), 4); err == nil || !strings.Contains(err.Error(), "it had come to 2") {
+		t.Errorf("with rollouts of the second round: %v", err)
+	}
+	put(metrics, string(whole))
+	if err := os.Rename(checkpoint+".away", checkpoint); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sft.Run(t.Context(), 4); err != nil {
+		t.Errorf("with all back in place: %v", err)
+	}
+}
+
+// TestBegunWrongly: settings with which nothing came about give way to others.
+func TestBegunWrongly(t *testing.T) {
+	path := tinyModel(t)
+	c := rlConfig(t, path)
+	good := c.Open
+	c.Clip, c.Open = 0.3, opener(path, model.Config{Train: model.Adapter, LoRA: model.LoRA{Dropout: 2}})
+	if _, err := trainer.OpenRL(t.Context(), c); err == nil || !strings.Contains(err.Error(), "dropout is 2") {
+		t.Fatalf("a wrong dropout: %v", err)
+	}
+	c.Clip, c.Open, c.Rollout.Budgets = 0.2, good, []int{2, 4096}
+	run, err := trainer.OpenRL(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run.Next(t.Context()); err == nil || !strings.Contains(err.Error(), "needs a context") {
+		t.Errorf("a budget beyond the context: %v", err)
+	}
+	if err := run.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.Rollout.Budgets = []int{2, 12}
+	rounds(t, c, 1)
+	c.Clip = 0.3
+	if _, err := trainer.OpenRL(t.Context(), c); err == nil || !strings.Contains(err.Error(), "begun with the settings clip 0.2, not with clip 0.3:") {
+		t.Errorf("another clip behind a round: %v", err)
 	}
 }
 
@@ -513,7 +598,7 @@ func TestLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := trainer.OpenRL(t.Context(), c); err == nil || !strings.Contains(err.Error(), "another process is training in "+c.Folder) {
+	if _, err := trainer.OpenRL(t.Context(), c); err == nil || !strings.Contains(err.Error(), "another process is at work and holds "+c.Folder) {
 		t.Errorf("the second: %v", err)
 	}
 	if err := run.Close(); err != nil {

@@ -65,7 +65,7 @@ func TestQuantisedEngine(t *testing.T) {
 			var examples []model.Example
 			var trees []model.Tree
 			for _, group := range groups {
-				list, err := trainer.FromTraces(method, s, group)
+				list, err := trainer.FromTraces(method, s, false, group)
 				if err != nil {
 					t.Fatal(err)
 				}

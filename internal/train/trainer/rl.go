@@ -26,9 +26,11 @@ type RLSettings struct {
 	Prior    budget.Prior       `json:"prior"`
 	Thinking advantage.Thinking `json:"thinking_baseline"`
 	Summary  advantage.Summary  `json:"summary_baseline"`
-	Batch    int                `json:"batch"`      // problems of a round
-	Mini     int                `json:"mini_batch"` // problems of a step
-	Clip     float64            `json:"clip"`       // how far a token's ratio may be from 1 for its gain to count
+	// AnswersOnly: what is said after a cut is trained, the thinking is not.
+	AnswersOnly bool    `json:"answers_only,omitempty"`
+	Batch       int     `json:"batch"`      // problems of a round
+	Mini        int     `json:"mini_batch"` // problems of a step
+	Clip        float64 `json:"clip"`       // how far a token's ratio may be from 1 for its gain to count
 	// Correction is the largest importance weight by which tokens are corrected for the difference between the engine's and the
 	// trainer's log-probabilities; 0: they are not.
 	Correction float64  `json:"correction"`
@@ -124,7 +126,7 @@ func OpenRL(ctx context.Context, c RLConfig) (*RL, error) {
 
 // open takes up the run where its folder has it.
 func (r *RL) open(ctx context.Context) error {
-	run, err := openFolder(r.Folder, r.RLSettings, r.Open)
+	run, err := openFolder(r.Folder, r.RLSettings, 1, r.Open)
 	if err != nil {
 		return err
 	}
@@ -144,11 +146,11 @@ func (r *RL) Close() error { return r.run.close() }
 
 // Adapter is the file of a round's adapter; of round 0, the one to begin with.
 func (r *RL) Adapter(round int) string {
-	return filepath.Join(r.Folder, fmt.Sprintf("adapter-%06d.gguf", round))
+	return filepath.Join(r.Folder, fmt.Sprintf("%s%06d.gguf", adapters, round))
 }
 
 func (r *RL) rollouts(round int) string {
-	return filepath.Join(r.Folder, fmt.Sprintf("rollouts-%06d.jsonl", round))
+	return filepath.Join(r.Folder, fmt.Sprintf("%s%06d.jsonl", rollouts, round))
 }
 
 // adapterName is that by which the engine knows a round's adapter.
@@ -254,7 +256,7 @@ func (r *RL) learn(ctx context.Context, groups [][]rollout.Trace, m *Round) erro
 	began := time.Now()
 	var all []model.Example
 	for _, group := range groups {
-		examples, err := FromTraces(r.method, r.Rollout, group)
+		examples, err := FromTraces(r.method, r.Rollout, r.AnswersOnly, group)
 		if err != nil {
 			return err
 		}

@@ -73,7 +73,7 @@ func (f SFT) Run(ctx context.Context, steps int) (result string, err error) {
 
 // run goes on from the last checkpoint. It also returns how many steps are committed.
 func (f SFT) run(ctx context.Context, steps int) (result string, done int, err error) {
-	run, err := openFolder(f.Folder, f.SFTSettings, f.Open)
+	run, err := openFolder(f.Folder, f.SFTSettings, f.Every, f.Open)
 	if err != nil {
 		return "", 0, err
 	}
@@ -196,6 +196,9 @@ func fromExample(ctx context.Context, engine decode.Engine, r *prompt.Renderer, 
 		for range tokens {
 			x.Weight = append(x.Weight, weight)
 		}
+	}
+	if need := len(x.Tree.Trunk); info.ContextTokens > 0 && need > info.ContextTokens {
+		return model.Example{}, fmt.Errorf("it needs a context of %d tokens: the engine's has %d", need, info.ContextTokens)
 	}
 	return x, nil
 }
