@@ -274,3 +274,56 @@ func TestDrainAtTheDoor(t *testing.T) {
 		}
 	})
 }
+
+// tardy is a store whose changes are made in any case, but whose caller may give up before.
+type tardy struct {
+	store.Store
+	wait time.Duration
+}
+
+func (t tardy) late(ctx context.Context, do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		time.Sleep(t.wait)
+		done <- do()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (t tardy) Create(ctx context.Context, r store.Run) error {
+	return t.late(ctx, func() error { return t.Store.Create(context.Background(), r) })
+}
+
+func (t tardy) Append(ctx context.Context, id string, c store.Change) (last int64, err error) {
+	err = t.late(ctx, func() (err error) {
+		last, err = t.Store.Append(context.Background(), id, c)
+		return err
+	})
+	return last, err
+}
+
+// A client that leaves while its run is being written leaves no run behind that nobody executes.
+func TestClientLeavesAtTheDoor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, decodetest.Options{}, func(c *anytime.Config) { c.Store = tardy{c.Store, 10 * step} })
+		leave := func() context.Context {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*step)
+			t.Cleanup(cancel)
+			return ctx
+		}
+		_, _ = b.Start(leave(), ask("10"))
+		id := b.start(ask("10"))
+		b.wait(id)
+		_ = b.Extend(leave(), id, anytime.Extension{Budget: budget.Budget{Tokens: 10}})
+		time.Sleep(time.Hour)
+		left, err := b.store.List(context.Background(), store.Filter{State: store.Running})
+		if err != nil || len(left) != 0 {
+			t.Errorf("error %v, and %d runs are left that nobody executes", err, len(left))
+		}
+	})
+}

@@ -112,7 +112,8 @@ func (s *Solver) Start(ctx context.Context, req Request) (id string, err error) 
 		s.dismiss(r)
 		return "", err
 	}
-	err = s.cfg.Store.Create(ctx, store.Run{
+	// A client that leaves now must not leave a run behind that is kept and that nobody executes: whether it is kept must be known.
+	err = s.cfg.Store.Create(context.WithoutCancel(ctx), store.Run{
 		ID: r.id, Owner: req.Owner, Model: r.modelID, State: store.Running, Created: s.created(req.Arrived),
 		Request: mustJSON(record{Request: req}),
 	})
@@ -189,7 +190,7 @@ func (s *Solver) Extend(ctx context.Context, id string, more Extension) (err err
 	// With its first event: a server that dies now must leave an extension, not the first run once more.
 	begun := store.Change{State: store.Running, Request: mustJSON(rec), Events: []store.Event{{Type: EventRun, Data: mustJSON(r.opening())}}}
 	r.begun = true
-	if _, err := s.cfg.Store.Append(ctx, id, begun); err != nil {
+	if _, err := s.cfg.Store.Append(context.WithoutCancel(ctx), id, begun); err != nil { // as in Start
 		s.dismiss(r)
 		if errors.Is(err, store.ErrLeased) { // another server was quicker to extend it
 			return ErrRunning
