@@ -47,9 +47,6 @@ func TestSolveBudgets(t *testing.T) {
 	if long.Usage.CachedTokens == 0 {
 		t.Errorf("the second request prefilled the whole prompt again: %+v", long.Usage)
 	}
-	if atOnce := s.solve("budget=0", asked("Count.", 3)); atOnce.Usage.CachedTokens == 0 {
-		t.Errorf("an answer without thinking prefilled the whole prompt again: %+v", atOnce.Usage)
-	}
 	reply := s.solve("budget=200&every=50", asked("Count.", 3))
 	if len(reply.Checkpoints) != 3 || reply.Thinking != long.Thinking || reply.Summary != long.Summary {
 		t.Errorf("checkpoints %+v changed the thought\nfrom %q, %q\nto   %q, %q", reply.Checkpoints, long.Thinking, long.Summary, reply.Thinking, reply.Summary)

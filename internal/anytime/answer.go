@@ -297,25 +297,12 @@ func (r *run) spend(tokens int) {
 	r.solver.cfg.Metrics.answered(tokens)
 }
 
-// cached is how much of the prompt was cached where no thinking came before the answers, whose first one prefilled it.
-func (r *run) cached(answers []summarize.Summary) int {
-	if len(r.account.prefills) > 0 || len(answers) == 0 {
-		return 0
-	}
-	least := r.promptTokens
-	for _, v := range answers {
-		least = min(least, v.Prefill.Cached)
-	}
-	return least
-}
-
 // settle turns votes into the answer; it is nil where there is none that could be relied on.
 func (r *run) settle(c concluded) answered {
 	if !c.first.IsZero() {
 		r.timings.FirstAnswerMS = ms(c.first.Sub(r.req.Arrived))
 		r.timings.AnswerLatencyMS = math.Round(1000*(r.timings.FirstAnswerMS-r.timings.CutMS)) / 1000
 	}
-	r.usage.CachedTokens = max(r.usage.CachedTokens, r.cached(slices.Concat(c.again, c.votes)))
 	for _, v := range c.again {
 		r.spend(v.Tokens)
 		r.account.answer(r.meter.Used(), v)
