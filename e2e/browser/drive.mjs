@@ -41,7 +41,8 @@ export async function check(name, test, options = {}) {
   }
 }
 
-export const close = () => browser.close();
+/** close ends the program, whatever a check that failed has left open. */
+export const close = () => browser.close().then(() => process.exit());
 
 /** open opens a view in a new tab. */
 export async function open(context, view = '', at = base) {
@@ -78,13 +79,14 @@ export const says = (page, text) => page.getByText(text).first().waitFor();
 export async function proxy(to = base) {
   const target = Number(new URL(to).port);
   const sockets = new Set();
-  let held, seen = 0;
+  let held;
   const server = net.createServer((client) => {
     const up = net.connect(target, '127.0.0.1');
     for (const [from, into] of [[client, up], [up, client]]) {
       sockets.add(from);
       from.on('error', () => {}).on('close', () => { sockets.delete(from); into.destroy(); });
     }
+    let seen = 0; // what one connection said: the others are not held
     client.pipe(up);
     up.on('data', (data) => {
       let end = 0;
@@ -115,7 +117,6 @@ export async function proxy(to = base) {
     mend: () => listen(port),
     hold(text, times) {
       held = text && {text, times};
-      seen = 0;
       if (!held) for (const s of sockets) s.resume();
     },
     end() {

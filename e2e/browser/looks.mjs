@@ -88,7 +88,7 @@ await check('pictures', async (context) => {
   const page = await open(context, '', between.url);
   await seeded(page);
   await ask(page, {question: puzzle, amount: 512});
-  await page.locator('.column').nth(3).or(page.getByRole('button', {name: 'Think more'})).first().waitFor();
+  await page.locator('.column').or(page.getByRole('button', {name: 'Think more'})).first().waitFor();
   await page.click('.thought summary');
   await page.evaluate(() => scrollTo(0, 0));
   await picture(page, 'thinking');
