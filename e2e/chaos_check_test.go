@@ -196,8 +196,7 @@ func (c *chaos) all() map[string]bool {
 		if len(page.Runs) < limit {
 			return ids
 		}
-		// Once more those of the last moment: choices of a chat arrive at the same time.
-		before = "&before=" + page.Runs[limit-1].Created.Add(time.Microsecond).Format(time.RFC3339Nano)
+		before = "&before=" + page.Runs[limit-1].Created.Format(time.RFC3339Nano)
 	}
 }
 
