@@ -18,7 +18,11 @@ race := $(shell command -v "$${CC:-cc}" >/dev/null 2>&1 && echo -race)
 simd := $(if $(filter amd64,$(shell go env GOARCH)),GOEXPERIMENT=simd)
 # GoMLX's matrix product reads as bytes what are floats, which checkptr, a part of the race detector, does not allow.
 checkptr = $(if $(race),'-gcflags=github.com/gomlx/compute/...=-d=checkptr=0')
-go_test = ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib CGO_ENABLED=$(if $(race),1,0) $(simd) go test $(race) $(checkptr)
+test_env = ANYTIME_ENGINE_LIB=$(CURDIR)/engine/lib CGO_ENABLED=$(if $(race),1,0) $(simd)
+# A test that fails is run once more, and both are told: real servers, browsers and kills on a busy machine are sometimes late
+# (docs/adr/0010). Not after a data race, nor where more than six fail, subtests counted.
+gotestsum = $(tool) gotestsum --format standard-quiet --hide-summary skipped --packages ./... \
+	--rerun-fails=1 --rerun-fails-max-failures=6 --rerun-fails-run-root-test --rerun-fails-abort-on-data-race
 
 .PHONY: help run build train train-demo engine model test test-all test-real chaos fuzz bench lint generate clean
 
@@ -63,7 +67,7 @@ test-all: engine ## test, and the longer tests, real Ollama and llama-server amo
 	$(call run_tests,-timeout 30m,ANYTIME_TEST_ALL=1)
 
 test-real: engine model ## test the trainer on XLA's plugin for CPUs
-	ANYTIME_TEST_REAL=1 ANYTIME_TEST_MODEL=$(CURDIR)/$(test_model) $(go_test) -timeout 30m ./internal/train/model
+	ANYTIME_TEST_REAL=1 ANYTIME_TEST_MODEL=$(CURDIR)/$(test_model) $(test_env) go test $(race) $(checkptr) -timeout 30m ./internal/train/model
 
 # $(1): flags, $(2): environment. Without the test model its tests say that they are missing; on CI that is a failure.
 define run_tests
@@ -72,7 +76,7 @@ go vet ./...
 elif [ -n "$$CI" ]; then exit 1; else model=; fi; \
 export ANYTIME_TEST_MODEL="$$model"; \
 echo '$(strip $(2) go test $(race)) ./...'; \
-$(2) $(go_test) $(1) ./...; code=$$?; \
+$(2) $(test_env) $(gotestsum) -- $(race) $(checkptr) $(1); code=$$?; \
 [ -n "$$model" ] || echo 'NOT TESTED: the test model was not to be had (above is why), so its tests did not run' >&2; \
 exit $$code
 endef

@@ -226,26 +226,26 @@ func (s *server) render(ctx context.Context, messages []api.Message, think *bool
 	return rendered, nil
 }
 
-// parallel finds out how many completions the server decodes at once: of several sent together, those that speak before the first has
-// finished. None is cut off while it speaks, which would be a risk (see Complete).
+// parallel finds out how many completions the server decodes at once, of several sent together. None is cut off while it speaks, which
+// would be a risk (see Complete).
 func (s *server) parallel(ctx context.Context) (int, error) {
 	const (
 		long  = 500 * time.Millisecond // for which the first is to speak, so that the others have time to come
 		short = 8                      // tokens by which its pace is measured
 		tries = 2                      // one may end by itself
 	)
-	began := time.Time{}
-	pace := time.Duration(0)
-	err := s.trial(ctx, short, func() {
+	var began, last time.Time
+	err := s.trial(ctx, short, func(at time.Time) {
 		if began.IsZero() {
-			began = time.Now()
+			began = at
 		}
-		pace = time.Since(began) / (short - 1)
+		last = at
 	})
 	if err != nil {
 		return 0, err
 	}
-	tokens := min(max(int(long/max(pace, time.Microsecond)), 32), 512)
+	pace := last.Sub(began) / (short - 1)
+	tokens := min(max(int(long/max(pace, time.Microsecond)), 32), s.info.ContextTokens/2, 1024)
 	most := 1
 	for range tries {
 		n, err := s.together(ctx, tokens)
@@ -257,29 +257,27 @@ func (s *server) parallel(ctx context.Context) (int, error) {
 	return most, nil
 }
 
-// trial runs a completion and calls on for each token.
-func (s *server) trial(ctx context.Context, tokens int, on func()) error {
+// trial runs a completion and calls on for each token with the server's time.
+func (s *server) trial(ctx context.Context, tokens int, on func(at time.Time)) error {
 	req := s.request(remote.Request{Prefix: []decode.Part{decode.Text("One, two, three, four,")}, MaxTokens: tokens})
 	_, err := s.client.generate(ctx, req, func(m *api.GenerateResponse) {
 		if !m.Done {
-			on()
+			on(m.CreatedAt)
 		}
 	})
 	return err
 }
 
-// together counts the trials that speak at once: how many of the stretches from their 4th to their 4th last token overlap, for what comes
-// over several connections is not quite in order.
+// together counts the trials that speak at once: how many of the stretches from their first to their third quarter overlap. Those that the
+// server decodes at once overlap unless they are half of their length apart; those that it decodes after one another do not unless
+// what comes is late by as much.
 func (s *server) together(ctx context.Context, tokens int) (int, error) {
-	const (
-		most = 8
-		edge = 4
-	)
+	const most = 8
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var mu sync.Mutex
 	var failed error
-	speaking, atOnce := 0, 0
+	var starts, ends []time.Time
 	var wg sync.WaitGroup
 	for range most {
 		wg.Go(func() {
@@ -288,23 +286,23 @@ func (s *server) together(ctx context.Context, tokens int) (int, error) {
 			speaks := context.AfterFunc(waiting, stop)
 			defer speaks()
 			n := 0
-			err := s.trial(mine, tokens, func() {
-				mu.Lock()
-				defer mu.Unlock()
-				switch n++; n {
-				case 1:
+			var start, end time.Time
+			err := s.trial(mine, tokens, func(at time.Time) {
+				n++
+				if n == 1 {
 					speaks() // from now on it is not cancelled
-				case edge:
-					speaking++
-					atOnce = max(atOnce, speaking)
-				case tokens - edge:
-					speaking--
+				}
+				if n <= tokens/4 {
+					start = at
+				}
+				if n <= tokens*3/4 {
+					end = at
 				}
 			})
 			mu.Lock()
 			defer mu.Unlock()
-			if n >= edge && n < tokens-edge { // it ended by itself
-				speaking--
+			if n >= tokens/4 { // it did not end by itself before
+				starts, ends = append(starts, start), append(ends, end)
 			}
 			if err != nil && waiting.Err() == nil {
 				failed = err
@@ -313,6 +311,16 @@ func (s *server) together(ctx context.Context, tokens int) (int, error) {
 		})
 	}
 	wg.Wait()
+	atOnce := 0
+	for _, start := range starts {
+		n := 0
+		for i := range starts {
+			if !starts[i].After(start) && ends[i].After(start) {
+				n++
+			}
+		}
+		atOnce = max(atOnce, n)
+	}
 	return atOnce, cmp.Or(failed, ctx.Err())
 }
 
