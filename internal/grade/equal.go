@@ -80,6 +80,9 @@ func factors(s string) string {
 
 // readings returns the few ways to read an answer in which some letters are variables.
 func readings(s, variables string) []reading {
+	if sum := compound(s); sum != "" {
+		s = sum
+	}
 	toks, ambiguous := lex(s, isProse(s), false)
 	out := []reading{newReading(toks, variables)}
 	if ambiguous {
@@ -583,6 +586,9 @@ func (c *comparer) interval(rel *node) (interval, x *node) {
 	}
 	switch {
 	case len(sides) == 3:
+	case isAbs(sides[0]):
+		sides = []*node{combine(opNeg, sides[1]), sides[0].kids[0], sides[1]}
+		rels = []string{rels[0], rels[0]}
 	case sides[0].op == opSymbol:
 		sides = []*node{minusInfinity, sides[0], sides[1]}
 		rels = []string{"<", rels[0]}
@@ -597,6 +603,8 @@ func (c *comparer) interval(rel *node) (interval, x *node) {
 	brackets := map[string]string{"<": "(", "<=": "["}[rels[0]] + map[string]string{"<": ")", "<=": "]"}[rels[1]]
 	return &node{op: opSeq, name: brackets, kids: []*node{lo, hi}}, x
 }
+
+func isAbs(n *node) bool { return n.op == opCall && n.name == "abs" }
 
 // isReals reports whether n is ℝ or (-∞, ∞).
 func isReals(n *node) bool {

@@ -221,8 +221,12 @@ func latex(s string) string {
 	if open != "" {
 		b.WriteByte('}')
 	}
-	return unicodeForms.Replace(b.String())
+	return halfDay.ReplaceAllStringFunc(unicodeForms.Replace(b.String()), func(s string) string {
+		return s[:1] + `\text{ ` + strings.ToLower(halfDay.FindStringSubmatch(s)[1]) + "m}"
+	})
 }
+
+var halfDay = regexp.MustCompile(`(?i)[0-9](?:\s|~|\\[ ,;:])*(?:\\(?:text|mbox|mathrm|textrm)\{\s*)?\b([ap])(?:\.\s?m\.?|m)\s*\}?$`)
 
 // commands maps LaTeX commands to canonical operator tokens; "" drops the command.
 var commands = map[string]string{

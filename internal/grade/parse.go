@@ -28,7 +28,7 @@ const (
 	opSign             // a: plus or minus a; name: ± or ∓
 
 	// Not numbers:
-	opSeq    // items of a tuple or interval; name: its two brackets, or ":"
+	opSeq    // items of a tuple or interval; name: its two brackets, ":", or ":0" for a time
 	opSet    // items
 	opList   // items with no bracket around them; name: and, or, ∧, ∨, "mixed", "" for commas
 	opUnion  // a, b; name: ∪, ∩, ∖
@@ -168,6 +168,9 @@ func (p *parser) ratio() *node {
 	}
 	n = &node{op: opSeq, name: ":", kids: []*node{n}}
 	for p.accept(":") {
+		if t := p.peek(); t.kind == tokNumber && len(t.text) == 2 && t.text[0] == '0' {
+			n.name = ":0" // 3:05 is a time, and not 3:5
+		}
 		n.kids = append(n.kids, p.union())
 	}
 	return n

@@ -100,14 +100,20 @@ func setLike(n *node) bool {
 	case opList:
 		return slices.ContainsFunc(n.kids, setLike)
 	}
-	return isReals(n)
+	return isReals(n) || isEmpty(n)
+}
+
+// isEmpty reports whether n is the empty set, or says that there is no solution.
+func isEmpty(n *node) bool {
+	w := strings.ToLower(words(n))
+	return n.op == opSet && len(n.kids) == 0 || w == "nosolution" || w == "nosolutions"
 }
 
 // region reads n as a set of real numbers, or of the values of a variable x.
 func (c *comparer) region(n *node) (r region, x string, ok bool) {
 	switch n.op {
 	case opSeq:
-		if len(n.kids) == 2 && n.name != ":" {
+		if len(n.kids) == 2 && n.name[0] != ':' {
 			r, ok = c.span(n.kids[0], n.kids[1], n.name)
 		}
 		return r, "", ok
@@ -131,6 +137,9 @@ func (c *comparer) region(n *node) (r region, x string, ok bool) {
 		if !slices.ContainsFunc(n.kids, func(kid *node) bool { return kid.op != opRel }) {
 			return c.conditions(n)
 		}
+	}
+	if isEmpty(n) {
+		return nil, "", true
 	}
 	if isReals(n) || strings.HasPrefix(strings.ToLower(words(n)), "allreal") {
 		return c.line(), "", true
@@ -178,6 +187,10 @@ func (c *comparer) solutions(rel *node) (r region, x string, ok bool) {
 	if interval, x := c.interval(rel); interval != nil {
 		r, ok = c.span(interval.kids[0], interval.kids[1], interval.name)
 		return r, x.name, ok
+	}
+	if less := map[string]string{">": "<=", ">=": "<"}[rel.rels[0]]; len(rel.rels) == 1 && less != "" && isAbs(rel.kids[0]) {
+		r, x, ok = c.solutions(&node{op: opRel, rels: []string{less}, kids: rel.kids})
+		return c.merge(c.line(), r, only), x, ok
 	}
 	left := rel.kids[0]
 	if len(rel.rels) > 1 || left.op != opSymbol {

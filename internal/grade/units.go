@@ -213,3 +213,43 @@ func uprightUnits(answer string) string {
 }
 
 var usualUnits = setOf("K m/s m/s^2 N/m J/K V/m g/L")
+
+// compound writes a quantity in several units of one dimension, each smaller than the one before, in the first of them: of 2 h 30 min it
+// makes 5/2 h. It returns "" if the answer is none.
+func compound(answer string) string {
+	rest := signs.Replace(latex(answer))
+	total := new(big.Rat)
+	var first, last unit
+	name := ""
+	for n := 0; ; n++ {
+		m := part.FindStringSubmatch(rest)
+		if m == nil || n == maxParts {
+			return ""
+		}
+		u, ok := unitTable[m[2]]
+		if !ok || n > 0 && (u.dimension != first.dimension || u.size.Cmp(last.size) >= 0) {
+			return ""
+		}
+		if n == 0 {
+			first, name = u, m[2]
+		}
+		value, _ := new(big.Rat).SetString(m[1])
+		total.Add(total, value.Mul(value, u.size))
+		last, rest = u, rest[len(m[0]):]
+		if rest == "" && n > 0 {
+			total.Quo(total, first.size)
+			if name = `\text{ ` + name + "}"; first == unitTable["°"] {
+				name = `^\circ`
+			}
+			return `\frac{` + total.Num().String() + "}{" + total.Denom().String() + "}" + name
+		}
+	}
+}
+
+const maxParts = 4
+
+var (
+	signs = strings.NewReplacer(`^{\circ}`, "°", `^\circ`, "°", `\degree`, "°", `^{\prime\prime}`, "''", `^{\prime}`, "'", `\prime`, "'", `"`, "''",
+		`\text`, "", `\mathrm`, "", "{", " ", "}", " ", "~", " ", `\,`, " ", `\ `, " ", "$", "")
+	part = regexp.MustCompile(`^\s*(?:,|(?:,\s*)?and\b)?\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(°|''|'|[A-Za-z]+\b)\s*`)
+)
