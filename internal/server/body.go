@@ -59,6 +59,9 @@ func (p *parser) value(depth int) (any, error) {
 	}
 	switch token := token.(type) {
 	case json.Number:
+		if _, err := token.Float64(); err != nil {
+			return nil, fmt.Errorf("the number %.64s is too large", token)
+		}
 		return wholeNumber(token), nil
 	case json.Delim:
 		if depth == maxDepth {

@@ -91,6 +91,7 @@ func TestSolveRefuses(t *testing.T) {
 		{"", `{"problem": `, "invalid_value", []string{"too early"}},
 		{"", `{"problem": "x"} {}`, "invalid_value", []string{"follows"}},
 		{"", `{"problem": "x", "problem": "y"}`, "invalid_value", []string{"twice"}},
+		{"", `{"problem": "x", "temperature": 1e400}`, "invalid_value", []string{"1e400", "too large"}},
 		{"", `{"problem": "` + "\xff" + `"}`, "invalid_value", []string{"UTF-8"}},
 		{"", strings.Repeat("[", 100), "invalid_value", []string{"32 levels"}},
 		{"", `{"problem": "x", "stop": [` + strings.Repeat("1,", 1<<16) + `1]}`, "invalid_value", []string{"65536 values"}},
