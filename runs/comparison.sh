@@ -16,6 +16,8 @@ THREADS=${THREADS:-1}
 TRAIN=${TRAIN:-bin/train} # a trainer that is there already, such as one built for XLA
 RL_ARGS=${RL_ARGS:-}      # further flags of train rl, such as -backend xla:PLUGIN.so
 EVAL_ARGS=${EVAL_ARGS:-}
+# RECIPE-SEED each. Once $WORK/base is there, several scripts may run at once, each with jobs of its own.
+JOBS=${JOBS:-grpo-1 brpo-uniform-1 brpo-base-1 grpo-decouple-1 grpo-linear-1 grpo-vr-1 brpo-linear-1 grpo-2 brpo-uniform-2 grpo-3 brpo-uniform-3}
 minutes=0
 case $#,${1:-},${2:-} in
 0,*) ;;
@@ -53,7 +55,7 @@ evaluate() {
 [ "$TRAIN" != bin/train ] || make -s train
 export GOMAXPROCS="$THREADS"
 evaluate -out "$WORK/base"
-for job in grpo-1 brpo-uniform-1 brpo-base-1 grpo-decouple-1 grpo-linear-1 grpo-vr-1 brpo-linear-1 grpo-2 brpo-uniform-2 grpo-3 brpo-uniform-3; do
+for job in $JOBS; do
 	[ ! -e "$WORK/$job/eval/report.json" ] || continue
 	echo "== $job"
 	run "$TRAIN" rl -config runs/comparison.yaml -model "$MODEL" -threads "$THREADS" -recipe "${job%-*}" -seed "${job##*-}" \
