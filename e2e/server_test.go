@@ -204,12 +204,14 @@ func (s *server) do(method, path string, body any, header ...string) response {
 	s.t.Helper()
 	r, err := s.send(context.Background(), method, path, body, header...)
 	if err != nil {
-		s.t.Fatalf("%s %s: %v", method, path, err)
+		s.t.Errorf("%s %s: %v", method, path, err)
+		return response{}
 	}
 	defer r.Body.Close()
 	data, err := io.ReadAll(r.Body)
 	if err != nil {
-		s.t.Fatalf("%s %s: %v", method, path, err)
+		s.t.Errorf("%s %s: %v", method, path, err)
+		return response{}
 	}
 	return response{r.StatusCode, r.Header, data}
 }
