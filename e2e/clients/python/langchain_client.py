@@ -3,18 +3,14 @@
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 
-from check import BASE_URL, PERSON, check, run
+from check import BASE_URL, PERSON, PLACE, check, run
 
 MESSAGES = [SystemMessage("Be kind."), HumanMessage("How many?")]
+WEATHER = {"title": "weather", "description": "How the weather is.", **PLACE}
 
 
 def model(thinking=5, **more):
     return ChatOpenAI(base_url=BASE_URL, api_key="none", model="default", max_retries=0, extra_body={"thinking_budget": thinking}, **more)
-
-
-def weather(place: str) -> str:
-    """How the weather is."""
-    return f"20 degrees in {place}"
 
 
 @check("chat within a budget")
@@ -53,10 +49,10 @@ def _():
 @check("tools")
 def _():
     chat = model(max_tokens=200)
-    called = chat.bind_tools([weather], tool_choice="weather").invoke(MESSAGES)
+    called = chat.bind_tools([WEATHER], tool_choice="weather").invoke(MESSAGES)
     call = called.tool_calls[0]
     assert call["name"] == "weather" and isinstance(call["args"]["place"], str)
-    assert chat.bind_tools([weather], tool_choice="none").invoke([*MESSAGES, called, *(ToolMessage("20 degrees", tool_call_id=c["id"]) for c in called.tool_calls)]).content
+    assert chat.bind_tools([WEATHER], tool_choice="none").invoke([*MESSAGES, called, *(ToolMessage("20 degrees", tool_call_id=c["id"]) for c in called.tool_calls)]).content
 
 
 @check("responses")
