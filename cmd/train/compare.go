@@ -330,6 +330,8 @@ func (c *comparison) page() report.Page {
 		return append(cells, fmt.Sprintf("%.1f", 100*f.Mean.Mean), fmt.Sprintf("%.1f to %.1f", 100*f.Mean.Low, 100*f.Mean.High), fmt.Sprintf("%.0f", f.Tokens.Mean))
 	}
 	table.Rows = append(table.Rows, row(baseFolder, "", c.Base))
+	gain := report.Chart{Title: "Accuracy against the base model", X: accuracy.X, Y: "percentage points"}
+	gain.Series = append(gain.Series, report.Series{Name: baseFolder, X: accuracy.Series[0].X, Y: make([]float64, len(budgets)), Reference: true})
 	base := &report.Table{Head: []string{"recipe", "mean", "95 % interval", fmt.Sprintf("at %d", budgets[len(budgets)-1]), "95 % interval", "tokens of a thought", "95 % interval"}}
 	training := &report.Table{Head: []string{"recipe", "rounds", "advantage variance", "reward, first rounds", "reward, last rounds", "thinking, first", "thinking, last"}}
 	charts := []report.Chart{
@@ -349,14 +351,8 @@ func (c *comparison) page() report.Page {
 	// The lines of those with more seeds come first.
 	ranked := slices.SortedStableFunc(slices.Values(c.Recipes), func(a, b compared) int { return len(b.Seeds) - len(a.Seeds) })
 	for _, g := range ranked {
-		s := report.Series{Name: g.Recipe}
-		for i, e := range g.Figures.Accuracy {
-			s.X, s.Y = append(s.X, float64(budgets[i])), append(s.Y, e.Mean)
-			if len(g.Seeds) > 1 { // else the bands would hide the lines
-				s.Low, s.High = append(s.Low, e.Low), append(s.High, e.High)
-			}
-		}
-		accuracy.Series = append(accuracy.Series, s)
+		accuracy.Series = append(accuracy.Series, g.series(budgets, g.Figures.Accuracy, 1))
+		gain.Series = append(gain.Series, g.series(budgets, g.AgainstBase.Accuracy, 100))
 		lines := [3]report.Series{{Name: g.Recipe}, {Name: g.Recipe}, {Name: g.Recipe}}
 		for i, r := range g.Rounds {
 			for k, v := range []float64{r.Reward, r.Thinking, r.Variance} {
@@ -370,7 +366,7 @@ func (c *comparison) page() report.Page {
 	}
 	page.Sections = []report.Section{
 		{Heading: "Accuracy", Chart: &accuracy, File: "accuracy.png", Table: table, Note: "Bands where there are several seeds: over problems and seeds."},
-		{Heading: "Against the base model", Table: base, Note: "In percentage points and tokens; paired by problem."},
+		{Heading: "Against the base model", Chart: &gain, File: "gain.png", Table: base, Note: "In percentage points and tokens; paired by problem."},
 		{Heading: "What the paper found, and what was found here", Table: c.claimTable(),
 			Note: "The paper's figures are points of the average accuracy over five sets of mathematics with a model of 1.5B parameters at budgets of 1k to 8k tokens, read off its curves. " +
 				"As in the paper: the interval lies on its side of 0."},
@@ -382,6 +378,18 @@ func (c *comparison) page() report.Page {
 		page.Sections = append(page.Sections, report.Section{Heading: "Not finished", Text: []string{strings.Join(c.Unfinished, ", ")}})
 	}
 	return page
+}
+
+// series is a recipe's line over budgets, with the interval where there are several seeds: more bands would hide the lines.
+func (g compared) series(budgets []int, estimates []eval.Estimate, scale float64) report.Series {
+	s := report.Series{Name: g.Recipe}
+	for i, e := range estimates {
+		s.X, s.Y = append(s.X, float64(budgets[i])), append(s.Y, scale*e.Mean)
+		if len(g.Seeds) > 1 {
+			s.Low, s.High = append(s.Low, scale*e.Low), append(s.High, scale*e.High)
+		}
+	}
+	return s
 }
 
 // smooth takes the mean of each value and those at most two away.

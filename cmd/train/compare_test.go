@@ -128,7 +128,7 @@ func TestCompareRuns(t *testing.T) {
 	if err != nil || strings.Count(string(html), "<svg") != 4 {
 		t.Errorf("the page has %d charts, %v", strings.Count(string(html), "<svg"), err)
 	}
-	for _, picture := range []string{"accuracy.png", "reward.png", "thinking.png", "variance.png"} {
+	for _, picture := range []string{"accuracy.png", "gain.png", "reward.png", "thinking.png", "variance.png"} {
 		if _, err := os.Stat(filepath.Join(out, picture)); err != nil {
 			t.Error(err)
 		}
