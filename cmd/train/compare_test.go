@@ -125,7 +125,7 @@ func TestCompareRuns(t *testing.T) {
 		t.Errorf("the Markdown is\n%s\n%v", markdown, err)
 	}
 	html, err := os.ReadFile(filepath.Join(out, "comparison.html"))
-	if err != nil || strings.Count(string(html), "<svg") != 4 {
+	if err != nil || strings.Count(string(html), "<svg") != 5 {
 		t.Errorf("the page has %d charts, %v", strings.Count(string(html), "<svg"), err)
 	}
 	for _, picture := range []string{"accuracy.png", "gain.png", "reward.png", "thinking.png", "variance.png"} {
