@@ -149,8 +149,8 @@ func TestHotSwap(t *testing.T) {
 		})
 	}
 	// thinking starts a thought that goes on while things change.
-	thinking := func(model string) (id string) {
-		body := asked("What is it?", questions)
+	thinking := func(model string, question int) (id string) {
+		body := asked("What is it?", question)
 		body["model"], body["on_disconnect"] = model, "continue"
 		s.events(context.Background(), "POST", "/solve?budget=max", body, func(e event) bool {
 			var run anytime.RunData
@@ -164,13 +164,13 @@ func TestHotSwap(t *testing.T) {
 
 	some()
 	change(func() { s.adapt(map[string]any{"name": "x", "file": "one.gguf"}) }, map[string]string{"talker:x": "one"})
-	onOne := thinking("talker:x")
+	onOne := thinking("talker:x", questions)
 	some()
 	change(func() { s.adapt(map[string]any{"name": "x", "file": "two.gguf"}) }, map[string]string{"talker:x": "two"}) // the same name, other weights
-	onBare, onTwo := thinking("talker"), thinking("talker:x")
+	onBare, onBareToo, onTwo := thinking("talker", questions), thinking("talker", questions+1), thinking("talker:x", questions)
 	some()
 	change(func() { s.adapt(map[string]any{"name": "x", "default": true}) }, map[string]string{"talker": "two"})
-	onDefault := thinking("talker")
+	onDefault := thinking("talker", questions)
 	some()
 	change(func() { s.adapt(map[string]any{"name": "x", "file": "one.gguf"}) }, map[string]string{"talker": "one", "talker:x": "one"})
 	some()
@@ -179,12 +179,18 @@ func TestHotSwap(t *testing.T) {
 	stop()
 	workers.Wait()
 	replies := map[string]anytime.Reply{}
-	var others []string // thoughts that are not what they are alone; one may be: in thousands of tokens there is a tie that rounding decides
-	for id, file := range map[string]string{onOne: "one", onBare: "", onTwo: "two", onDefault: "two"} {
+	// Thoughts that are not what they are alone. One may be, for in thousands of tokens there is a tie that rounding decides; each kind of change
+	// reaches two.
+	var others []string
+	for id, file := range map[string]string{onOne: "one", onBare: "", onBareToo: "", onTwo: "two", onDefault: "two"} {
+		question := questions
+		if id == onBareToo {
+			question++
+		}
 		var reply anytime.Reply
 		s.into(s.do("POST", "/solve/"+id+"/interrupt?thinking=true", nil), &reply)
 		replies[id] = reply
-		if want := s.thinks(alone[file], questions, reply.Usage.ThinkingTokens); reply.Thinking != want {
+		if want := s.thinks(alone[file], question, reply.Usage.ThinkingTokens); reply.Thinking != want {
 			others = append(others, fmt.Sprintf("%d tokens on %s (%q): %q\nwant %q", reply.Usage.ThinkingTokens, reply.Model, file, reply.Thinking, want))
 		}
 	}

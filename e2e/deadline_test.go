@@ -24,16 +24,15 @@ func TestDeadlineTooShort(t *testing.T) {
 	if e.Error.Code == nil || *e.Error.Code != "deadline_too_short" || e.Error.ShortestDeadlineMs == nil || *e.Error.ShortestDeadlineMs < 2 {
 		t.Fatalf("error %s", refused.body)
 	}
-	// Twice as long or more, for this machine may be busier by now.
-	for times := 2; ; times *= 2 {
-		reply := s.solve(fmt.Sprintf("budget=%dms", times**e.Error.ShortestDeadlineMs), asked("Now!", 1))
+	// Twice as long, and not only once, for this machine may be busier by now.
+	var reply anytime.Reply
+	for range 4 {
+		reply = s.solve(fmt.Sprintf("budget=%dms", 2**e.Error.ShortestDeadlineMs), asked("Now!", 1))
 		if reply.Answer != nil && reply.Stop.Cause == budget.CauseDeadline {
 			return
 		}
-		if times > 8 {
-			t.Fatalf("%d times as long: %+v, answer %v", times, reply.Stop, reply.Answer)
-		}
 	}
+	t.Errorf("%+v, answer %v", reply.Stop, reply.Answer)
 }
 
 // A thought that fills the context is cut for its answer.

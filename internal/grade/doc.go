@@ -22,6 +22,9 @@
 //     letter is a variable, 3 n is not 3 and 4\text{i} is 4i, unless it is a known unit
 //     and upright, behind 20\, or in a usual form such as 300 K and 9.8 m/s^2. Million,
 //     dozen and their like multiply; 5 factorial and 5 (incorrect) are not 5.
+//   - Quantities in units of one dimension, each smaller than the one before, are a sum:
+//     45°30' is 45.5°, 2 h 30 min is 150 min. 3:05 is a time, and not the ratio 3:5.
+//   - "No solution" is the empty set.
 //   - 1,000 is a number and (1,000) a pair; in 100,200 both readings are tried.
 //   - A list 1,2 and a set \{1,2\} have no order; (1,2) has, and is a point or an
 //     open interval. A list equals one tuple in the same order, as do p=1, q=2; with
