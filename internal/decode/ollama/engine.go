@@ -1,7 +1,6 @@
 package ollama
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,6 +73,8 @@ func open(ctx context.Context, c Config, client *client) (*Engine, error) {
 		return nil, fmt.Errorf("the model completes no text: Ollama says that it can %v", shown.Capabilities)
 	}
 	s := &server{client: client, config: c, images: slices.Contains(shown.Capabilities, model.CapabilityVision)}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.cancelled.Store(true) // maybe, by one who used the model before
 	if s.info, err = describe(shown, c); err != nil {
 		return nil, err
 	}
@@ -106,6 +107,8 @@ func (e *Engine) Path() string { return "prefixes as text by /api/generate, raw"
 // Close implements decode.Engine. The model stays loaded as long as Ollama keeps it.
 func (e *Engine) Close() error {
 	err := e.Engine.Close()
+	e.server.stop()
+	e.server.proving.Wait()
 	e.deleting.Wait()
 	e.server.client.close()
 	return err
@@ -183,10 +186,14 @@ type server struct {
 	info   decode.Info
 	images bool // [img-0] in a prompt stands for an image
 
-	mu     sync.Mutex
-	proved time.Time // when the server last decoded a token to show that it can
+	ctx     context.Context // of what no request waits for
+	stop    context.CancelFunc
+	proving sync.WaitGroup
+	mu      sync.Mutex
+	proof   *proof    // under way, or nil
+	proved  time.Time // when the server last decoded a token to show that it can
 
-	cancelled atomic.Bool  // a stream was, since the model was last unloaded
+	cancelled atomic.Bool  // a stream was, since the model was last unloaded or opened
 	unloads   atomic.Int32 // since the last token
 }
 
@@ -226,41 +233,52 @@ func (s *server) render(ctx context.Context, messages []api.Message, think *bool
 	return rendered, nil
 }
 
-// parallel finds out how many completions the server decodes at once, of several sent together. None is cut off while it speaks, which
-// would be a risk (see Complete).
+// parallel finds out how many completions the server decodes at once, of two sent together, of four, of eight. All of them run to
+// their end: one that was cancelled might keep its place (see Complete).
 func (s *server) parallel(ctx context.Context) (int, error) {
 	const (
-		long  = 500 * time.Millisecond // for which the first is to speak, so that the others have time to come
-		short = 8                      // tokens by which its pace is measured
-		tries = 2                      // one may end by itself
+		long  = 500 * time.Millisecond // for which each is to speak, so that the others have time to come
+		short = 8                      // tokens by which the pace is measured
+		most  = 8
 	)
 	var began, last time.Time
-	err := s.trial(ctx, short, func(at time.Time) {
-		if began.IsZero() {
-			began = at
-		}
-		last = at
-	})
-	if err != nil {
-		return 0, err
-	}
-	pace := last.Sub(began) / (short - 1)
-	tokens := min(max(int(long/max(pace, time.Microsecond)), 32), s.info.ContextTokens/2, 1024)
-	most := 1
-	for range tries {
-		n, err := s.together(ctx, tokens)
-		if err != nil {
+	for {
+		err := s.trial(ctx, short, func(at time.Time) {
+			if began.IsZero() {
+				began = at
+			}
+			last = at
+		})
+		if err == nil {
+			break
+		} else if !errors.Is(err, errMute) {
 			return 0, err
 		}
-		most = max(most, n)
 	}
-	return most, nil
+	s.cancelled.Store(false) // it speaks
+	pace := last.Sub(began) / (short - 1)
+	tokens := min(max(int(long/max(pace, time.Microsecond)), 32), s.info.ContextTokens/2, 1024)
+	for sent := 2; ; sent *= 2 {
+		n := 0
+		for range 2 { // one may come late
+			again, err := s.together(ctx, sent, tokens)
+			if err != nil {
+				return 0, err
+			}
+			if n = max(n, again); n == sent {
+				break
+			}
+		}
+		if n < sent || sent == most {
+			return max(n, 1), nil
+		}
+	}
 }
 
 // trial runs a completion and calls on for each token with the server's time.
 func (s *server) trial(ctx context.Context, tokens int, on func(at time.Time)) error {
 	req := s.request(remote.Request{Prefix: []decode.Part{decode.Text("One, two, three, four,")}, MaxTokens: tokens})
-	_, err := s.client.generate(ctx, req, func(m *api.GenerateResponse) {
+	_, err := s.generate(ctx, req, func(m *api.GenerateResponse) {
 		if !m.Done {
 			on(m.CreatedAt)
 		}
@@ -268,46 +286,24 @@ func (s *server) trial(ctx context.Context, tokens int, on func(at time.Time)) e
 	return err
 }
 
-// together counts the trials that speak at once: how many of the stretches from their first to their third quarter overlap. Those that the
+// together counts how many of the trials speak at once: the stretches from their first to their third quarter overlap. Those that the
 // server decodes at once overlap unless they are half of their length apart; those that it decodes after one another do not unless
 // what comes is late by as much.
-func (s *server) together(ctx context.Context, tokens int) (int, error) {
-	const most = 8
-	waiting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var mu sync.Mutex
-	var failed error
-	var starts, ends []time.Time
+func (s *server) together(ctx context.Context, trials, tokens int) (int, error) {
+	starts, ends, errs := make([]time.Time, trials), make([]time.Time, trials), make([]error, trials)
 	var wg sync.WaitGroup
-	for range most {
+	for i := range trials {
 		wg.Go(func() {
-			mine, stop := context.WithCancel(ctx)
-			defer stop()
-			speaks := context.AfterFunc(waiting, stop)
-			defer speaks()
 			n := 0
-			var start, end time.Time
-			err := s.trial(mine, tokens, func(at time.Time) {
+			errs[i] = s.trial(ctx, tokens, func(at time.Time) {
 				n++
-				if n == 1 {
-					speaks() // from now on it is not cancelled
-				}
 				if n <= tokens/4 {
-					start = at
+					starts[i] = at
 				}
 				if n <= tokens*3/4 {
-					end = at
+					ends[i] = at
 				}
 			})
-			mu.Lock()
-			defer mu.Unlock()
-			if n >= tokens/4 { // it did not end by itself before
-				starts, ends = append(starts, start), append(ends, end)
-			}
-			if err != nil && waiting.Err() == nil {
-				failed = err
-			}
-			cancel()
 		})
 	}
 	wg.Wait()
@@ -321,7 +317,7 @@ func (s *server) together(ctx context.Context, tokens int) (int, error) {
 		}
 		atOnce = max(atOnce, n)
 	}
-	return atOnce, cmp.Or(failed, ctx.Err())
+	return atOnce, errors.Join(errs...)
 }
 
 var imageMark = regexp.MustCompile(`\[(img-\d+\])`)
@@ -375,20 +371,9 @@ func (s *server) Complete(ctx context.Context, r remote.Request, emit func(remot
 		t := time.AfterFunc(grace, func() { stop(context.Canceled) })
 		context.AfterFunc(stream, func() { t.Stop() })
 	})()
-	req := s.request(r)
-	patience := (firstToken + time.Duration(len(req.Prompt))*perByte) << min(s.unloads.Load(), 6)
-	mute := time.AfterFunc(patience, func() {
-		if s.cancelled.Load() {
-			stop(errMute)
-		}
-	})
-	defer mute.Stop()
-
 	var last api.GenerateResponse
 	count, equal, before := 0, 0, ""
-	done, err := s.client.generate(stream, req, func(m *api.GenerateResponse) {
-		mute.Stop()
-		s.unloads.Store(0)
+	done, err := s.generate(stream, s.request(r), func(m *api.GenerateResponse) {
 		if m.Done {
 			last = *m
 		} else if ctx.Err() != nil {
@@ -414,8 +399,6 @@ func (s *server) Complete(ctx context.Context, r remote.Request, emit func(remot
 	case !done && ctx.Err() != nil:
 		s.cancelled.Store(true)
 		return "", ctx.Err()
-	case errors.Is(context.Cause(stream), errMute):
-		return "", s.unload(ctx, req.Model)
 	case err != nil:
 		return "", err
 	case !done && equal >= givesUp-1:
@@ -447,6 +430,42 @@ var (
 )
 
 var errMute = errors.New("the model is mute")
+
+// generate is client.generate, with an end to a silence after a cancellation: the model is unloaded and the error is errMute.
+func (s *server) generate(ctx context.Context, req *api.GenerateRequest, on func(*api.GenerateResponse)) (done bool, err error) {
+	stream, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	patience := (firstToken + time.Duration(len(req.Prompt))*perByte) << min(s.unloads.Load(), 6)
+	var heard atomic.Bool
+	var listen func()
+	listen = func() {
+		if heard.Load() || stream.Err() != nil || !s.cancelled.Load() {
+			return
+		}
+		began := time.Now() // what takes long may be the loading
+		if err := s.load(stream, req.Model); err == nil && time.Since(began) < time.Second && !heard.Load() {
+			stop(errMute)
+			return
+		}
+		time.AfterFunc(patience, listen)
+	}
+	defer time.AfterFunc(patience, listen).Stop()
+	done, err = s.client.generate(stream, req, func(m *api.GenerateResponse) {
+		heard.Store(true)
+		s.unloads.Store(0)
+		on(m)
+	})
+	if errors.Is(context.Cause(stream), errMute) {
+		return false, s.unload(ctx, req.Model)
+	}
+	return done, err
+}
+
+// load returns when the model is loaded.
+func (s *server) load(ctx context.Context, model string) error {
+	_, err := s.client.generate(ctx, &api.GenerateRequest{Model: model, Options: s.options(), KeepAlive: s.keepAlive()}, func(*api.GenerateResponse) {})
+	return err
+}
 
 // unload makes Ollama load the model anew. It returns the error with which the completion is tried again.
 func (s *server) unload(ctx context.Context, model string) error {
@@ -491,24 +510,44 @@ func (s *server) Tokenize(_ context.Context, parts []decode.Part) ([]decode.Toke
 	return remote.Estimate(s.text(parts)), nil
 }
 
+// proof is a token that is asked for to show that the server decodes. Who asked may leave; it goes on, so that a mute model is found out.
+type proof struct {
+	done chan struct{}
+	err  error // once done is closed
+}
+
 // Ready implements remote.Completer. Once a minute a token proves it, for it takes the place of a cache; else, and where it would
 // have to wait, that the model is there is enough.
 func (s *server) Ready(ctx context.Context, busy bool) error {
 	const often = time.Minute
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if busy || time.Since(s.proved) < often {
+		s.mu.Unlock()
 		_, err := s.client.api.Show(ctx, &api.ShowRequest{Model: s.config.Model})
 		return s.unready(err)
 	}
-	done, err := s.client.generate(ctx, s.request(remote.Request{Prefix: []decode.Part{decode.Text("a")}, MaxTokens: 1}), func(*api.GenerateResponse) {})
-	if err == nil && !done {
-		err = errors.New("its stream ended before it was done")
+	p := s.proof
+	if p == nil {
+		p = &proof{done: make(chan struct{})}
+		s.proof = p
+		s.proving.Go(func() {
+			_, p.err = s.Complete(s.ctx, remote.Request{Prefix: []decode.Part{decode.Text("a")}, MaxTokens: 1}, func(remote.Piece) {})
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if p.err == nil {
+				s.proved = time.Now()
+			}
+			s.proof = nil
+			close(p.done)
+		})
 	}
-	if err == nil {
-		s.proved = time.Now()
+	s.mu.Unlock()
+	select {
+	case <-p.done:
+		return s.unready(p.err)
+	case <-ctx.Done():
+		return s.unready(errors.New("the model has said nothing for long"))
 	}
-	return s.unready(err)
 }
 
 func (s *server) unready(err error) error {

@@ -320,6 +320,26 @@ func TestRealCancelled(t *testing.T) {
 	t.Logf("%d streams were cancelled, the model was unloaded %d times", times, strings.Count(warnings.String(), "unloading"))
 }
 
+// Finding out, at every opening, how many requests are decoded at once takes no place away for ever.
+func TestRealOpened(t *testing.T) {
+	needReal(t)
+	ollama.SetFirstToken(t, 4*time.Second)
+	o := start(t, "OLLAMA_NUM_PARALLEL=2")
+	var warnings lockedBuffer
+	const times = 30
+	for range times {
+		e := o.open(t, "tiny", func(c *ollama.Config) {
+			c.ContextTokens, c.Log = 256, slog.New(slog.NewTextHandler(&warnings, nil))
+		})
+		if n := e.Info().MaxSequences; n > 2 {
+			t.Errorf("found out that it decodes %d requests at once, want 2", n)
+		}
+	}
+	if n := strings.Count(warnings.String(), "unloading"); n > 0 {
+		t.Errorf("of %d openings %d left Ollama mute", times, n)
+	}
+}
+
 // An adapter becomes a model of Ollama's, changes what is said, survives a restart of ours, and is deleted when it is unloaded.
 func TestRealAdapters(t *testing.T) {
 	needReal(t)

@@ -2,6 +2,7 @@ package ollama_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -242,10 +244,7 @@ func TestRecorded(t *testing.T) {
 func TestBadAdapters(t *testing.T) {
 	server := httptest.NewServer(replay(t))
 	defer server.Close()
-	e, err := ollama.Open(t.Context(), ollama.Config{URL: server.URL, Model: "chatty", Parallel: 1, Options: map[string]any{"num_thread": 1}, KeepAlive: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := openAt(t, server.URL, 1)
 	defer e.Close()
 	dir := t.TempDir()
 	good, other, junk, model := filepath.Join(dir, "good"), filepath.Join(dir, "other"), filepath.Join(dir, "junk"), filepath.Join(dir, "model")
@@ -372,10 +371,7 @@ func TestBrokenStreams(t *testing.T) {
 				write(w, `{"done":true,"done_reason":"length"}`)
 			}))
 			defer server.Close()
-			e, err := ollama.Open(t.Context(), ollama.Config{URL: server.URL, Model: "chatty", Parallel: 1, Options: map[string]any{"num_thread": 1}, KeepAlive: time.Hour})
-			if err != nil {
-				t.Fatal(err)
-			}
+			e := openAt(t, server.URL, 1)
 			defer e.Close()
 			s, err := e.Open(t.Context(), decode.Request{Prompt: []decode.Part{decode.Text(question)}})
 			if err != nil {
@@ -396,6 +392,81 @@ func TestBrokenStreams(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An Ollama that has lost its places says nothing until the model is unloaded. That is found out at the opening, when it is asked whether
+// it is ready, even by one who does not wait for so long, and when it is to speak.
+func TestMute(t *testing.T) {
+	ollama.SetFirstToken(t, 100*time.Millisecond)
+	for name, wake := range map[string]func(t *testing.T, address string) *ollama.Engine{
+		"opened": func(t *testing.T, address string) *ollama.Engine { return openAt(t, address, 0) },
+		"asked whether it is ready": func(t *testing.T, address string) *ollama.Engine {
+			e := openAt(t, address, 1)
+			for {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+				err := e.Ready(ctx)
+				cancel()
+				if err == nil {
+					return e
+				} else if !errors.Is(err, decode.ErrUnavailable) {
+					t.Fatal(err)
+				}
+			}
+		},
+		"spoken to": func(t *testing.T, address string) *ollama.Engine { return openAt(t, address, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			recorded := replay(t)
+			var unloads atomic.Int32
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				var req struct {
+					Prompt  string
+					Options struct {
+						Predict int `json:"num_predict"`
+					}
+					KeepAlive json.RawMessage `json:"keep_alive"`
+				}
+				if r.URL.Path != "/api/generate" {
+					recorded.ServeHTTP(w, r)
+					return
+				} else if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+					t.Error(err)
+				}
+				switch {
+				case req.Prompt == "" && string(req.KeepAlive) == `"0s"`:
+					unloads.Add(1)
+				case req.Prompt == "":
+				case unloads.Load() == 0:
+					<-r.Context().Done()
+					return
+				default:
+					for range req.Options.Predict {
+						write(w, `{"response":"a","created_at":"`+time.Now().Format(time.RFC3339Nano)+`"}`+"\n")
+					}
+				}
+				write(w, `{"done":true,"done_reason":"length"}`)
+			}))
+			defer server.Close()
+			e := wake(t, server.URL)
+			defer e.Close()
+			if tokens, end := ask(t, e, prompted("One"), decode.Span{MaxTokens: 5}); len(tokens) != 5 || end != decode.EndLimit {
+				t.Errorf("%d tokens, end %q", len(tokens), end)
+			}
+			if n := unloads.Load(); n != 1 {
+				t.Errorf("the model was unloaded %d times, want once", n)
+			}
+		})
+	}
+}
+
+// openAt opens the recorded model.
+func openAt(t *testing.T, address string, parallel int) *ollama.Engine {
+	t.Helper()
+	e, err := ollama.Open(t.Context(), ollama.Config{URL: address, Model: "chatty", Parallel: parallel, Options: map[string]any{"num_thread": 1}, KeepAlive: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
 }
 
 func write(w http.ResponseWriter, lines ...string) {
