@@ -237,9 +237,10 @@ func (s *server) render(ctx context.Context, messages []api.Message, think *bool
 // their end: one that was cancelled might keep its place (see Complete).
 func (s *server) parallel(ctx context.Context) (int, error) {
 	const (
-		long  = 500 * time.Millisecond // for which each is to speak, so that the others have time to come
-		short = 8                      // tokens by which the pace is measured
-		most  = 8
+		long   = 500 * time.Millisecond // for which each is to speak, so that the others have time to come
+		fewest = 12                     // tokens, that quarters can be told apart
+		short  = 8                      // tokens by which the pace is measured
+		most   = 8
 	)
 	var began, last time.Time
 	for {
@@ -257,7 +258,7 @@ func (s *server) parallel(ctx context.Context) (int, error) {
 	}
 	s.cancelled.Store(false) // it speaks
 	pace := last.Sub(began) / (short - 1)
-	tokens := min(max(int(long/max(pace, time.Microsecond)), 32), s.info.ContextTokens/2, 1024)
+	tokens := min(max(int(long/max(pace, time.Microsecond)), fewest), s.info.ContextTokens/2, 1024)
 	for sent := 2; ; sent *= 2 {
 		n := 0
 		for range 2 { // one may come late
