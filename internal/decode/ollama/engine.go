@@ -193,7 +193,7 @@ type server struct {
 	proof   *proof    // under way, or nil
 	proved  time.Time // when the server last decoded a token to show that it can
 
-	cancelled atomic.Bool  // a stream was, since the model was last unloaded or opened
+	cancelled atomic.Bool  // a stream was, or may have been, and the model was not unloaded since
 	unloads   atomic.Int32 // since the last token
 }
 
